@@ -1,0 +1,1 @@
+"""What osbuild, osctl and machined share: errors, durable files, configuration documents, certificates, and the API's generated stubs."""
