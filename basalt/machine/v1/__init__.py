@@ -1,0 +1,1 @@
+"""Generated from api/basalt/machine/v1 by ``python -m basalt.stubs``; never edited by hand."""
