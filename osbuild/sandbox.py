@@ -1,0 +1,212 @@
+"""Running programs of a locked trixie tree by bubblewrap: no network, no host files, the same environment everywhere.
+
+Every external command of a build passes through :meth:`Sandbox.run`. It works for an ordinary user (user namespace) and for
+root, and logs the command so that it can be pasted into a shell.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shlex
+import shutil
+import signal
+import subprocess
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from basalt.errors import BasaltError
+
+# What programs see of the outside. TZ, LANG and HOME leak into outputs when left to the host (reproducible-builds.org).
+ENVIRONMENT = {
+    "PATH": "/usr/sbin:/usr/bin",
+    "HOME": "/work",
+    "LANG": "C.UTF-8",
+    "LC_ALL": "C.UTF-8",
+    "TZ": "UTC",
+    "PYTHONHASHSEED": "0",
+}
+_MERGED = ("bin", "sbin", "lib", "lib64")
+_TAIL_LINES = 30
+
+
+@dataclass(frozen=True)
+class Bind:
+    """A host path and where the sandbox shows it."""
+
+    source: Path
+    target: str
+    writable: bool = False
+    device: bool = False
+
+
+class CommandError(BasaltError):
+    """A sandboxed command ended with an error. Carries what is needed to look into it."""
+
+    def __init__(
+        self, argv: Sequence[str], outer: Sequence[str], returncode: int, tail: str, log: Path, step: str = ""
+    ) -> None:
+        how = f"exit status {returncode}" if returncode >= 0 else f"signal {signal.Signals(-returncode).name}"
+        self.argv, self.outer, self.returncode, self.tail, self.log = tuple(argv), tuple(outer), returncode, tail, log
+        super().__init__(
+            f"step {step}: {argv[0]} failed" if step else f"{argv[0]} failed",
+            why=f"{how}\n{tail}".rstrip(),
+            remedy=f"Whole log: {log}\nRun it again: {shlex.join(outer)}"
+            + (f"\nOr look around: osbuild image --shell-at {step} (with the same options)" if step else ""),
+        )
+
+    def at_step(self, step: str) -> CommandError:
+        """The same error, naming the step."""
+        return CommandError(self.argv, self.outer, self.returncode, self.tail, self.log, step)
+
+
+@dataclass
+class Running:
+    """Processes under way, so that Ctrl-C or another step's failure can end them all."""
+
+    cancelled: threading.Event = field(default_factory=threading.Event)
+    _processes: set[subprocess.Popen[bytes]] = field(default_factory=set)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def add(self, process: subprocess.Popen[bytes]) -> None:
+        """Register *process*; ends it at once when everything has been cancelled already."""
+        with self._lock:
+            self._processes.add(process)
+        if self.cancelled.is_set():
+            _end(process)
+
+    def remove(self, process: subprocess.Popen[bytes]) -> None:
+        """*process* has ended."""
+        with self._lock:
+            self._processes.discard(process)
+
+    def cancel(self) -> None:
+        """End all processes; later ones end as they start."""
+        self.cancelled.set()
+        with self._lock:
+            for process in self._processes:
+                _end(process)
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    # SIGKILL to bubblewrap ends its PID namespace, and with it everything inside (--unshare-pid, --die-with-parent).
+    with contextlib.suppress(ProcessLookupError):
+        process.kill()
+
+
+def bubblewrap() -> str:
+    """Path of bwrap.
+
+    :raises BasaltError: when it is not installed.
+    """
+    found = shutil.which("bwrap")
+    if not found:
+        raise BasaltError(
+            "bubblewrap is not installed", why="every build tool runs inside it", remedy="apt-get install bubblewrap"
+        )
+    return found
+
+
+@dataclass(frozen=True)
+class Sandbox:
+    """A tree to run programs of, and what else they may see."""
+
+    tree: Path
+    binds: Sequence[Bind] = ()
+    network: bool = False
+
+    def command(self, argv: Sequence[str], *, env: Mapping[str, str] | None = None, cwd: str = "/work") -> list[str]:
+        """The whole bwrap command line for *argv*."""
+        # A pid namespace of its own, so that nothing a step starts outlives it. The user namespace maps the caller, root or not.
+        command = [
+            bubblewrap(),
+            "--unshare-user",
+            "--unshare-ipc",
+            "--unshare-pid",
+            "--unshare-uts",
+            "--unshare-cgroup-try",
+        ]
+        command += [] if self.network else ["--unshare-net"]
+        command += ["--hostname", "osbuild", "--die-with-parent", "--clearenv", "--uid", "1000", "--gid", "1000"]
+        command += ["--ro-bind", str(self.tree / "usr"), "/usr"]
+        for name in _MERGED:
+            command += ["--symlink", f"usr/{name}", f"/{name}"]
+        command += [
+            "--ro-bind",
+            str(self.tree / "etc"),
+            "/etc",
+            "--proc",
+            "/proc",
+            "--dev",
+            "/dev",
+            "--tmpfs",
+            "/tmp",
+            "--tmpfs",
+            "/run",
+        ]
+        for bind in self.binds:
+            kind = "--dev-bind" if bind.device else "--bind" if bind.writable else "--ro-bind"
+            command += [kind, str(bind.source), bind.target]
+        for name, value in (ENVIRONMENT | dict(env or {})).items():
+            command += ["--setenv", name, value]
+        return [*command, "--chdir", cwd, "--", *argv]
+
+    def run(
+        self,
+        argv: Sequence[str],
+        *,
+        log: Path,
+        env: Mapping[str, str] | None = None,
+        cwd: str = "/work",
+        stdin: bytes | None = None,
+        running: Running | None = None,
+    ) -> str:
+        """Run *argv* to its end; what it prints is appended to *log* and returned.
+
+        :raises CommandError: when it ends with anything but 0.
+        """
+        outer = self.command(argv, env=env, cwd=cwd)
+        running = running or Running()
+        with log.open("ab") as stream:
+            stream.write(f"$ {shlex.join(argv)}\n".encode())
+            stream.flush()
+            begin = stream.tell()
+            process = subprocess.Popen(
+                outer,
+                stdin=subprocess.PIPE if stdin is not None else subprocess.DEVNULL,
+                stdout=stream,
+                stderr=subprocess.STDOUT,
+            )
+            running.add(process)
+            try:
+                process.communicate(stdin)
+            finally:
+                _end(process)
+                process.wait()
+                running.remove(process)
+        with log.open("rb") as reader:
+            reader.seek(begin)
+            output = reader.read().decode(errors="replace")
+        if process.returncode:
+            tail = "\n".join(output.splitlines()[-_TAIL_LINES:])
+            raise _explain(argv, outer, process.returncode, tail, log)
+        return output
+
+
+def _explain(argv: Sequence[str], outer: Sequence[str], returncode: int, tail: str, log: Path) -> BasaltError:
+    if "bwrap: setting up uid map" in tail or "bwrap: No permissions to create new namespace" in tail:
+        return BasaltError(
+            "cannot enter the build sandbox",
+            why=tail.strip(),
+            remedy="This host forbids user namespaces. On Ubuntu: sysctl kernel.apparmor_restrict_unprivileged_userns=0; "
+            "on Debian: sysctl kernel.unprivileged_userns_clone=1; in a container: run it with user namespaces allowed",
+        )
+    return CommandError(argv, outer, returncode, tail, log)
+
+
+def shell(sandbox: Sandbox, env: Mapping[str, str] | None = None) -> int:
+    """An interactive shell inside *sandbox*, for ``--shell-at``. Returns its exit status."""
+    terminal = {"TERM": os.environ.get("TERM", "dumb"), "PS1": "[osbuild \\w]$ "}
+    return subprocess.call(sandbox.command(["/usr/bin/sh", "-i"], env=terminal | dict(env or {})))
