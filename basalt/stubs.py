@@ -86,26 +86,30 @@ def _generated(root: Path) -> dict[str, bytes]:
     }
 
 
-def _descriptor(pool: descriptor_pool.DescriptorPool, name: str) -> bytes:
-    description = descriptor_pb2.FileDescriptorProto()
-    pool.FindFileByName(name).CopyToProto(description)
+def _canonical(description: descriptor_pb2.FileDescriptorProto) -> bytes:
+    """The contract in *description* without json_name, which protoc writes into a descriptor set only."""
+    fields = list(description.extension)
+    messages = list(description.message_type)
+    while messages:
+        message = messages.pop()
+        fields += [*message.field, *message.extension]
+        messages += message.nested_type
+    for field in fields:
+        field.ClearField("json_name")
     return description.SerializeToString(deterministic=True)
 
 
 def _differing_descriptors(scratch: Path) -> list[str]:
     """The contract's files whose descriptor is not the one that the committed stubs carry."""
     compiled = scratch / "contract.binpb"
-    _protoc(["--include_imports", f"--descriptor_set_out={compiled}", *map(str, _contract_files())])
-    wanted = descriptor_pool.DescriptorPool()
-    for file in descriptor_pb2.FileDescriptorSet.FromString(compiled.read_bytes()).file:
-        wanted.Add(file)
+    _protoc([f"--descriptor_set_out={compiled}", *map(str, _contract_files())])
     differing = []
-    for path in _contract_files():
-        name = str(path.relative_to(CONTRACT))
-        importlib.import_module(name.removesuffix(".proto").replace("/", ".") + "_pb2")
-        # Both sides pass through a pool, which drops what protoc adds for other languages (json_name).
-        if _descriptor(descriptor_pool.Default(), name) != _descriptor(wanted, name):
-            differing.append(name)
+    for wanted in descriptor_pb2.FileDescriptorSet.FromString(compiled.read_bytes()).file:
+        importlib.import_module(wanted.name.removesuffix(".proto").replace("/", ".") + "_pb2")
+        present = descriptor_pb2.FileDescriptorProto()
+        descriptor_pool.Default().FindFileByName(wanted.name).CopyToProto(present)
+        if _canonical(present) != _canonical(wanted):
+            differing.append(wanted.name)
     return differing
 
 
