@@ -86,7 +86,7 @@ def _generated(root: Path) -> dict[str, bytes]:
     }
 
 
-def _canonical(description: descriptor_pb2.FileDescriptorProto) -> bytes:
+def _canonical(description: descriptor_pb2.FileDescriptorProto) -> descriptor_pb2.FileDescriptorProto:
     """The contract in *description* without json_name, which protoc writes into a descriptor set only."""
     fields = list(description.extension)
     messages = list(description.message_type)
@@ -96,7 +96,8 @@ def _canonical(description: descriptor_pb2.FileDescriptorProto) -> bytes:
         messages += message.nested_type
     for field in fields:
         field.ClearField("json_name")
-    return description.SerializeToString(deterministic=True)
+    # Parsed afresh with every extension known, so that options compare by value, not in the order they came.
+    return descriptor_pb2.FileDescriptorProto.FromString(description.SerializeToString())
 
 
 def _differing_descriptors(scratch: Path) -> list[str]:
