@@ -1,0 +1,118 @@
+"""Every path, port, uid, label and limit of the node, each with its reason.
+
+The constants at module level are fixed by the image (osbuild lays the files out) and are all that ``/init`` needs; this module
+therefore imports nothing at run time. :class:`Paths` holds what the daemon works on, so that a test can run it below any directory.
+"""
+
+from __future__ import annotations
+
+# --- fixed by the image -------------------------------------------------------------------------------------------------------
+PYTHON = "/usr/bin/python3.13"
+S6_SVSCAN = "/usr/bin/s6-svscan"
+S6_SVSCANCTL = "/usr/bin/s6-svscanctl"
+S6_SVC = "/usr/bin/s6-svc"
+S6_SVSTAT = "/usr/bin/s6-svstat"
+S6_LOG = "/usr/bin/s6-log"
+KMOD = "/usr/bin/kmod"
+SFDISK = "/usr/sbin/sfdisk"
+MKE2FS = "/usr/sbin/mke2fs"
+E2FSCK = "/usr/sbin/e2fsck"
+CHRONYD = "/usr/sbin/chronyd"
+CONTAINERD = "/usr/bin/containerd"
+
+IMAGE_INFO = "/usr/lib/basalt/image.json"
+IMAGE_SERVICES = "/usr/lib/basalt/services"
+RUN_SERVICES = "/run/service"
+RUN_BASALT = "/run/basalt"
+INIT_TIMES = "/run/basalt/init-times"  # two CLOCK_BOOTTIME microsecond stamps: /init began, /init handed over
+SHUTDOWN_REQUEST = "/run/basalt/shutdown"  # what PID 1 does at the end: "reboot" or "poweroff"
+CGROUP_ROOT = "/sys/fs/cgroup"
+CGROUP_SYSTEM = "/sys/fs/cgroup/system"  # the node's own programs; workloads live beside it, never in it
+
+# --- users (the image's /etc/passwd) ------------------------------------------------------------------------------------------
+UID_GATEWAY = 900
+UID_CHRONY = 901
+UID_LOG = 902
+USER_CHRONY = "chrony"
+
+# --- API ------------------------------------------------------------------------------------------------------------------------
+API_PORT = 50000
+MESSAGE_BYTES_MAX = 4 * 1024 * 1024  # one request or response; configurations are far smaller, bulk data travels in streams
+DOCUMENTS_BYTES_MAX = 1024 * 1024  # of configuration in one ApplyConfig: a thousand times what a node needs
+STREAMS_PER_CONNECTION_MAX = 64
+METADATA_BYTES_MAX = 16 * 1024
+CONNECTION_IDLE_MS = 5 * 60 * 1000  # a connection without a call is closed: 1,000 idle ones must not add up
+HANDSHAKE_TIMEOUT_MS = 15 * 1000  # slow enough for emulation, short enough that a stalled handshake does not hold a socket
+KEEPALIVE_MS = 30 * 1000  # a peer that went without a word is noticed within a minute
+PING_INTERVAL_MIN_MS = 10 * 1000  # clients that ping more often than this are disconnected after PING_STRIKES
+PING_STRIKES = 3
+STOP_GRACE_S = 2.0  # for calls in flight when a server stops
+
+# --- disks ----------------------------------------------------------------------------------------------------------------------
+LABEL_STATE = "STATE"
+LABEL_DATA = "DATA"
+LABEL_ESP = "ESP"
+MAKING_SUFFIX = ".new"  # a partition with this suffix is one that we began to make: the only kind that may be formatted
+STATE_BYTES = 256 * 1024 * 1024  # generations, identity, boot history: kilobytes; the rest keeps ext4's journal healthy
+DATA_BYTES_MIN = 64 * 1024 * 1024  # below this a container cannot even be unpacked: say so instead of making it
+GROW_BYTES_MIN = 16 * 1024 * 1024  # a tail smaller than this is not worth touching the partition table for
+ALIGN_BYTES = 1024 * 1024
+
+# --- limits ---------------------------------------------------------------------------------------------------------------------
+GENERATIONS_KEPT = 2
+LOG_FILE_BYTES = 1024 * 1024
+LOG_FILES = 4  # rotated files per service, beside the current one
+AUDIT_FILE_BYTES = 1024 * 1024
+AUDIT_FILES = 4
+WATCHDOG_TIMEOUT_S = 60  # a machined that s6 restarts is back in seconds, even under emulation
+WATCHDOG_FEED_S = 10
+SYSTEM_MEMORY_MIN_BYTES = 160 * 1024 * 1024  # protection for the whole of CGROUP_SYSTEM; the children share it
+CLOCK_SAVE_S = 600  # how often the last known time goes to STATE; bounds how far back a node without RTC starts
+
+RTPROT_STATIC = 98  # marks routes and addresses as ours; 98 is free in iproute2's rt_protos
+RTPROT_DHCP = 16  # the kernel's RTPROT_DHCP
+
+
+class Paths:
+    """Where the daemon finds and keeps things; *root* is ``/`` on a node and a scratch directory in a test."""
+
+    def __init__(self, root: str = "/") -> None:
+        from pathlib import Path  # late: /init imports this module and has no use for pathlib (17 ms of imports)
+
+        base = Path(root)
+        self.root = base
+        self.image_info = base / "usr/lib/basalt/image.json"
+        self.image_client_ca = base / "usr/lib/basalt/client-ca.pem"
+        self.fw_cfg_client_ca = base / "sys/firmware/qemu_fw_cfg/by_name/opt/basalt/client-ca/raw"
+        # STATE
+        self.state = base / "state"
+        self.identity = self.state / "identity"
+        self.trust = self.state / "trust"
+        self.configurations = self.state / "config"
+        self.clock = self.state / "clock"  # its mtime is the last known time
+        # DATA
+        self.data = base / "var"
+        # run time
+        self.run = base / "run/basalt"
+        self.socket = self.run / "machined.sock"
+        self.gateway = self.run / "gateway"
+        self.gateway_trust = self.gateway / "trust.json"
+        self.leases = self.run / "dhcp"
+        self.chrony_conf = self.run / "chrony.conf"
+        self.containerd_conf = self.run / "containerd.toml"
+        self.shutdown_request = self.run / "shutdown"
+        self.init_times = self.run / "init-times"
+        self.node_times = self.run / "boot-stages.json"
+        self.etc = base / "run/etc"
+        self.logs = base / "run/log"
+        self.audit = self.logs / "audit"
+        self.services = base / "run/service"
+        self.esp_mount = base / "efi"
+        # the kernel
+        self.console = base / "dev/console"
+        self.kmsg = base / "dev/kmsg"
+        self.watchdog = base / "dev/watchdog0"
+        self.dev = base / "dev"
+        self.sys = base / "sys"
+        self.proc = base / "proc"
+        self.efivars = base / "sys/firmware/efi/efivars"
