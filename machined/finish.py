@@ -1,4 +1,4 @@
-# ruff: noqa: PTH
+# ruff: noqa: PTH123
 # Runs as PID 1 at the very end, when as little as possible should be able to fail.
 """The end of a boot: ``.s6-svscan/finish`` and ``crash``, both of which run as PID 1.
 
@@ -96,7 +96,10 @@ def requested() -> str:
 
 
 def main() -> None:
-    """End this boot. Does not return."""
+    """End this boot. Does not return, except in a process that is not PID 1: there kill(-1) would hit the wrong processes."""
+    if os.getpid() != 1:
+        say("shutdown: not PID 1, doing nothing")
+        return
     action = requested()
     end_processes()
     os.sync()

@@ -1,4 +1,4 @@
-# ruff: noqa: PTH
+# ruff: noqa: PTH102, PTH110, PTH112, PTH123, PTH211
 # pathlib alone costs 17 ms to import natively, a tenth of a second under emulation: this is PID 1's first 100 ms.
 """``/init``: what PID 1 does before s6 takes over for good.
 

@@ -1,4 +1,4 @@
-# ruff: noqa: PTH
+# ruff: noqa: PTH102, PTH123
 # Runs before every service, where importing pathlib would cost more than all the rest.
 """From a service's ``run`` to the service itself: cgroup, limits, identity, privileges, then exec or call.
 

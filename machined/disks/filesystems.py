@@ -1,0 +1,63 @@
+"""Check, mount and grow the file systems on STATE and DATA."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import struct
+from pathlib import Path
+
+from machined import paths
+from machined.syscalls import MS_NOATIME, MS_NODEV, MS_NOEXEC, MS_NOSUID, mount
+from machined.tools import run
+
+_EXT4_IOC_RESIZE_FS = 0x40086610  # _IOW('f', 16, __u64): the new size in file-system blocks (fs/ext4/ext4.h)
+
+STATE_FLAGS = MS_NODEV | MS_NOSUID | MS_NOEXEC | MS_NOATIME
+# Containers' volumes hold programs, so DATA alone may execute; what the node itself executes lies on the verified root.
+DATA_FLAGS = MS_NODEV | MS_NOSUID | MS_NOATIME
+
+
+def mounted_at(table: str, target: str) -> str | None:
+    """The source mounted at *target* according to the text of ``/proc/self/mounts``; the last mount wins."""
+    source = None
+    for line in table.splitlines():
+        device, point, *_ = line.split(" ")
+        if point == target:
+            source = device
+    return source
+
+
+def is_mounted(target: Path) -> bool:
+    """Whether anything is mounted at *target*: true after a restart of machined."""
+    return mounted_at(Path("/proc/self/mounts").read_text(encoding="utf-8"), str(target)) is not None
+
+
+async def check_and_mount(device: Path, target: Path, flags: int) -> None:
+    """Repair what can be repaired without a question, then mount.
+
+    :raises BasaltError: e2fsck found damage that it will not repair alone, and nothing was mounted.
+    :raises OSError: the mount failed.
+    """
+    repaired = 1
+    await run([paths.E2FSCK, "-p", str(device)], accept=frozenset({0, repaired}))
+    mount(str(device), str(target), "ext4", flags, "errors=remount-ro")
+
+
+def mount_volatile(target: Path) -> None:
+    """An empty file system in memory where a durable one cannot be had, so that the node answers and can say why."""
+    mount("tmpfs", str(target), "tmpfs", STATE_FLAGS, "mode=0755,size=32M")
+
+
+def grow(mount_point: Path, partition_bytes: int) -> None:
+    """Let a mounted ext4 fill its partition; nothing happens when it already does.
+
+    :raises OSError: the kernel refused; the file system keeps its size.
+    """
+    fd = os.open(mount_point, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        block_bytes = os.fstatvfs(fd).f_frsize
+        blocks = partition_bytes // block_bytes
+        fcntl.ioctl(fd, _EXT4_IOC_RESIZE_FS, struct.pack("=Q", blocks))
+    finally:
+        os.close(fd)
