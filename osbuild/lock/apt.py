@@ -6,6 +6,7 @@ The host's proxies and mirror are used; its sources, preferences and package sta
 from __future__ import annotations
 
 import contextlib
+import email.utils
 import fcntl
 import os
 import re
@@ -166,6 +167,20 @@ class PrivateApt:
                 why=error.why,
                 remedy="Check the network and the mirror (--mirror URL)",
             ) from error
+
+    def newest_release(self) -> int:
+        """When the newest index was signed, in POSIX seconds (field Date of the InRelease files).
+
+        :raises BasaltError: before :meth:`update`.
+        """
+        dates = []
+        for path in (self.directory / "state/lists").glob("*InRelease"):
+            match = re.search(r"^Date: (.+)$", path.read_text(errors="replace"), re.MULTILINE)
+            if match:
+                dates.append(int(email.utils.parsedate_to_datetime(match[1]).timestamp()))
+        if not dates:
+            raise BasaltError("the package index is incomplete", why=f"no InRelease file below {self.directory}")
+        return max(dates)
 
     def resolve(self, names: Sequence[str], *, depends: bool) -> dict[str, str]:
         """Versions of *names*, and of all they depend on, on an empty system.

@@ -21,6 +21,7 @@ def make(private: apt.PrivateApt, wanted: Wanted) -> DebianLock:
     versions = {package: version for members in sets.values() for package, version in members.items()}
     return DebianLock(
         schema=1,
+        epoch=private.newest_release(),
         suite=apt.SUITE,
         requested=dict(wanted.debian),
         sets={name: sorted(members) for name, members in sets.items()},

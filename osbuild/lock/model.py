@@ -51,9 +51,13 @@ class Package(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class DebianLock(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """``locks/debian.json``: *requested* repeats what was asked, so that a changed request is noticed."""
+    """``locks/debian.json``: *requested* repeats what was asked, so that a changed request is noticed.
+
+    *epoch* is when the archive signed the newest of the indices, in POSIX seconds: the time stamp of everything built from the lock.
+    """
 
     schema: int
+    epoch: int
     suite: str
     requested: dict[str, PackageSet]
     sets: dict[str, list[str]]

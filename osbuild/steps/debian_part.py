@@ -1,0 +1,92 @@
+"""Files picked from Debian packages, and the libraries that the picked ELF files need, found by following DT_NEEDED."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from basalt.errors import UsageError
+from osbuild.elf import read_elf
+from osbuild.graph import Context, Step
+from osbuild.lock.model import DebianLock
+from osbuild.parts import Part, files_below, select
+
+LIBRARIES = "usr/lib/x86_64-linux-gnu"
+
+
+def debian_step(pool: Step, python: Step, debian: DebianLock, picks: Mapping[str, Sequence[str]]) -> Step:
+    """*picks* are the profile's globs by package; the ELF files of *python* count as needing libraries too."""
+    params = {
+        "picks": {name: list(globs) for name, globs in picks.items()},
+        "versions": {name: package.version for name, package in debian.members("image").items()},
+    }
+    return Step("debian", build_debian, inputs={"pool": pool, "python": python}, params=params)
+
+
+def build_debian(ctx: Context) -> None:
+    """Run function of :func:`debian_step`."""
+    part = Part.new(ctx.out)
+    pool, versions = ctx.input("pool"), ctx.params["versions"]
+    for package, globs in ctx.params["picks"].items():
+        if package not in versions:
+            raise UsageError(
+                f"the profile picks files of {package}, which is not locked",
+                remedy="Add it to [debian.image] in locks/sets.toml and run 'osbuild lock --update'",
+            )
+        for glob in globs:
+            found = select(files_below(pool / package), [glob])
+            if not found:
+                raise UsageError(
+                    f"package {package} {versions[package]} has no file '{glob}'",
+                    remedy="Correct [packages] in the profile",
+                )
+            for name in found:
+                _add(part, pool / package, name, f"{package} {versions[package]}")
+    _add_libraries(part, pool, versions, Part.load(ctx.input("python")).tree)
+    part.save()
+
+
+def _add(part: Part, base: Path, name: str, origin: str) -> None:
+    """Add *name* and, for a link, what it points to in the same package."""
+    if name in part.origins:
+        return
+    part.add(base / name, name, origin)
+    path = base / name
+    if path.is_symlink():
+        target = (path.parent / path.readlink()).resolve()
+        if target.is_relative_to(base) and target.exists():
+            _add(part, base, str(target.relative_to(base)), origin)
+
+
+def _add_libraries(part: Part, pool: Path, versions: Mapping[str, str], also: Path) -> None:
+    """Add what ELF files of *part* and below *also* need, until nothing is missing.
+
+    A library is stored under its soname alone: the versioned file name and the link to it say nothing a loader asks for.
+    """
+    # The dynamic loader and libc6 come from these directories of the packages, on merged /usr.
+    providers = {
+        path.name: (path, package.name)
+        for package in sorted(pool.iterdir())
+        for directory in (LIBRARIES, "usr/lib64")
+        for path in sorted((package / directory).glob("*.so*"))
+    }
+    todo = [tree / name for tree in (part.tree, also) for name in files_below(tree)]
+    have = {Path(name).name for name in part.origins}
+    while todo:
+        elf = read_elf(todo.pop())
+        if elf is None:
+            continue
+        for soname in (*elf.needed, *([Path(elf.interpreter).name] if elf.interpreter else [])):
+            if soname in have:
+                continue
+            if soname not in providers:
+                raise UsageError(
+                    f"no locked package has the library {soname}",
+                    remedy="Add its package to [debian.image] in locks/sets.toml",
+                )
+            path, package = providers[soname]
+            # The loader's path is fixed in every executable: /lib64/ld-linux-x86-64.so.2, and /lib64 is usr/lib64.
+            directory = "usr/lib64" if soname.startswith("ld-linux") else LIBRARIES
+            part.add(path.resolve(), f"{directory}/{soname}", f"{package} {versions[package]}")
+            have.add(soname)
+            todo.append(part.tree / directory / soname)

@@ -1,0 +1,84 @@
+"""What is Basalt's own in the root: machined and the shared library as bytecode, service directories, rendered templates.
+
+The part that changes with every edit of machined is kept apart from the interpreter and its libraries, which do not.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+from machined.services import render_service_directories
+from osbuild import paths
+from osbuild.graph import Context, Step
+from osbuild.parts import Part, files_below
+from osbuild.steps.python_part import PACKAGES, compile_tree
+
+TEMPLATES = paths.PROFILES / "templates"
+# Packages of this project that run on the node; what only operators and builders use stays out.
+_ON_NODE = ("basalt", "machined")
+_LEFT_OUT = ("basalt/client.py", "basalt/contexts.py", "basalt/docs.py", "basalt/stubs.py")
+# Mount points and directories that must exist on a root that nobody can write to.
+DIRECTORIES = ("dev", "efi", "etc", "proc", "root", "run", "state", "sys", "tmp", "usr", "var")
+_LINKS = {
+    "bin": "usr/bin",
+    "sbin": "usr/sbin",
+    "lib": "usr/lib",
+    "lib64": "usr/lib64",
+    "usr/sbin/init": "../../init",
+    "usr/sbin/modprobe": "../bin/kmod",
+    "etc/os-release": "../usr/lib/os-release",
+    "etc/hostname": "../run/etc/hostname",
+    "etc/hosts": "../run/etc/hosts",
+    "etc/machine-id": "../run/etc/machine-id",
+    "etc/mtab": "../proc/self/mounts",
+    "etc/resolv.conf": "../run/etc/resolv.conf",
+    "var/run": "../run",
+}
+_INIT = "#!/usr/bin/python3.13 -I\nfrom machined.init import main\n\nmain()\n"
+
+
+def os_step(tools: Step, identity: Mapping[str, Any], client_ca: str | None) -> Step:
+    """*identity* is the content of ``image.json``; *client_ca* a PEM bundle to trust from the first contact on."""
+    return Step(
+        "os",
+        build_os,
+        inputs={"tools": tools},
+        params={"identity": dict(identity), "client_ca": client_ca or ""},
+        files=[TEMPLATES, *(paths.PROJECT / name for name in _ON_NODE)],
+    )
+
+
+def build_os(ctx: Context) -> None:
+    """Run function of :func:`os_step`."""
+    part = Part.new(ctx.out)
+    identity = ctx.params["identity"]
+    origin = f"basalt {identity['version']}"
+    environment = jinja2.Environment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True, autoescape=False)
+    for name in files_below(TEMPLATES):
+        text = environment.from_string((TEMPLATES / name).read_text()).render(identity)
+        part.write(name, text.encode(), origin)
+    part.write("usr/lib/basalt/image.json", json.dumps(identity, sort_keys=True).encode() + b"\n", origin)
+    if ctx.params["client_ca"]:
+        part.write("usr/lib/basalt/client-ca.pem", ctx.params["client_ca"].encode(), origin)
+    part.write("init", _INIT.encode(), origin, executable=True)
+    for link, target in _LINKS.items():
+        part.link(link, target, origin)
+    _add_sources(part)
+    compile_tree(ctx, part.tree, [PACKAGES])
+    render_service_directories(part.tree / "usr/lib/basalt/services")
+    part.origins.clear()
+    part.adopt(lambda _name: origin)
+    part.save()
+
+
+def _add_sources(part: Part) -> None:
+    for package in _ON_NODE:
+        for name in files_below(paths.PROJECT / package):
+            path = Path(package) / name
+            if path.suffix == ".py" and str(path) not in _LEFT_OUT:
+                part.add(paths.PROJECT / path, f"{PACKAGES}/{path}", "")
