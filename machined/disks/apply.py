@@ -24,8 +24,10 @@ async def read_table(device: Path, disk: Disk) -> Table:
     return parse_table(await run([paths.SFDISK, "--json", str(device)]), disk.size_bytes)
 
 
-async def converge(device: Path, sysfs: Path) -> Table:
-    """Take steps until the table is as it should be; return it as it then is.
+async def converge(device: Path, sysfs: Path, label: str) -> Table:
+    """Take steps until nothing is left to do for the partition *label*; return the table as it then is.
+
+    STATE comes first on the disk and in time: the API need not wait for DATA's file system to be made.
 
     :param device: the disk's node, ``/dev/vda``; *sysfs* its directory below ``/sys``.
     :raises BasaltError: the table refuses (no room, not a GPT), or a tool failed; what was done so far is resumable.
@@ -35,10 +37,20 @@ async def converge(device: Path, sysfs: Path) -> Table:
         table = await read_table(device, disk)
         await _tell_kernel(device, disk, table)
         step = next_step(table)
-        if step is None:
+        if step is None or not _concerns(step, label):
             return table
         await take(step, device, disk, table)
     raise BasaltError(f"the partition table of {device} does not settle", why=f"{STEPS_MAX} steps were not enough")
+
+
+def _concerns(step: Step, label: str) -> bool:
+    match step:
+        case Make():
+            return step.label == label
+        case Grow():
+            return label == paths.LABEL_DATA
+        case _:
+            return True
 
 
 async def take(step: Step, device: Path, disk: Disk, table: Table) -> None:

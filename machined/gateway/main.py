@@ -1,0 +1,122 @@
+"""The gateway as a program: wait for machined's word on trust, listen, relay until told to stop."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import grpc
+import grpc.aio
+
+from basalt.errors import BasaltError
+from machined import paths
+from machined.gateway.authorise import contract
+from machined.gateway.relay import Relay
+from machined.gateway.trust import Trust, TrustFile
+from machined.services import NOTIFICATION_FD
+
+TRUST_POLL_S = 0.02  # machined writes the file once, early in the boot; a watch would cost more than these stats
+
+_SERVER_OPTIONS = (
+    ("grpc.so_reuseport", 0),  # a second gateway must fail loudly instead of taking half of the calls
+    ("grpc.max_receive_message_length", paths.MESSAGE_BYTES_MAX),
+    ("grpc.max_send_message_length", paths.MESSAGE_BYTES_MAX),
+    ("grpc.max_concurrent_streams", paths.STREAMS_PER_CONNECTION_MAX),
+    ("grpc.max_metadata_size", paths.METADATA_BYTES_MAX),
+    ("grpc.absolute_max_metadata_size", paths.METADATA_BYTES_MAX),
+    ("grpc.max_connection_idle_ms", paths.CONNECTION_IDLE_MS),
+    ("grpc.server_handshake_timeout_ms", paths.HANDSHAKE_TIMEOUT_MS),
+    ("grpc.keepalive_time_ms", paths.KEEPALIVE_MS),
+    ("grpc.keepalive_timeout_ms", paths.KEEPALIVE_MS),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.min_ping_interval_without_data_ms", paths.PING_INTERVAL_MIN_MS),
+    ("grpc.http2.max_ping_strikes", paths.PING_STRIKES),
+)
+
+_INNER_OPTIONS = (
+    ("grpc.initial_reconnect_backoff_ms", 100),  # machined is back within a second or so of a crash
+    ("grpc.min_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 1000),
+    ("grpc.max_receive_message_length", paths.MESSAGE_BYTES_MAX),
+    ("grpc.max_send_message_length", paths.MESSAGE_BYTES_MAX),
+    ("grpc.enable_http_proxy", 0),
+)
+
+
+def _configuration(trust: Trust) -> grpc.ServerCertificateConfiguration:
+    """gRPC's form of *trust*. Without an authority no client certificate can be verified, so every handshake fails: locked."""
+    authorities = trust.client_authorities.encode() or None
+    return grpc.ssl_server_certificate_configuration(
+        [(trust.key.encode(), trust.certificate.encode())], root_certificates=authorities
+    )
+
+
+def credentials(trust_file: TrustFile) -> grpc.ServerCredentials:
+    """Mutual TLS (1.2 or later, gRPC's floor) that follows the trust file: the fetcher runs at each handshake.
+
+    :raises BasaltError: the file has not been read yet.
+    """
+    served = trust_file.current
+    if served is None:
+        raise BasaltError("the gateway cannot listen", why="machined has not said yet who the node is")
+
+    def fetch() -> Any:  # a configuration, or None for "as before", which grpc-stubs does not know
+        nonlocal served
+        trust_file.refresh()
+        current = trust_file.current
+        if current is served or current is None:  # calls refresh the file too: compare with what TLS was given last
+            return None
+        served = current
+        return _configuration(current)
+
+    return grpc.dynamic_ssl_server_credentials(_configuration(served), fetch, require_client_authentication=True)
+
+
+class Gateway:
+    """The server and its channel to machined."""
+
+    def __init__(self, trust_file: TrustFile, socket: Path, address: str) -> None:
+        self._trust_file = trust_file
+        self._inner = grpc.aio.insecure_channel(f"unix:{socket}", options=_INNER_OPTIONS)
+        self._server = grpc.aio.server(options=_SERVER_OPTIONS)
+        self._server.add_generic_rpc_handlers((Relay(contract(), trust_file, self._inner),))
+        self.port = self._server.add_secure_port(address, credentials(trust_file))
+
+    async def start(self) -> None:
+        """Listen."""
+        await self._server.start()
+
+    async def stop(self) -> None:
+        """Let calls in flight end within the grace, then close."""
+        await self._server.stop(paths.STOP_GRACE_S)
+        await self._inner.close(None)
+
+
+async def wait_for_trust(trust_file: TrustFile) -> None:
+    """Return once machined has written the trust file."""
+    while not trust_file.refresh():
+        await asyncio.sleep(TRUST_POLL_S)
+
+
+async def serve(node: paths.Paths) -> None:
+    """Run until SIGTERM."""
+    stop = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
+    trust_file = TrustFile(node.gateway_trust)
+    await wait_for_trust(trust_file)
+    gateway = Gateway(trust_file, node.socket, f"[::]:{paths.API_PORT}")
+    await gateway.start()
+    os.write(NOTIFICATION_FD, b"\n")  # s6: ready (notification-fd)
+    os.close(NOTIFICATION_FD)
+    import cryptography.x509  # noqa: F401 - the first call needs it; while machined still works is the time to pay for it
+
+    await stop.wait()
+    await gateway.stop()
+
+
+def main() -> None:
+    """Entry of the service ``gateway``."""
+    asyncio.run(serve(paths.Paths()))
