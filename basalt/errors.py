@@ -41,7 +41,7 @@ class BasaltError(Exception):
     def __str__(self) -> str:
         return f"{self.what}: {self.why}" if self.why else self.what
 
-    def as_dict(self) -> dict[str, str]:
+    def as_dict(self) -> dict[str, object]:
         """The error as fields, for ``-o json``."""
         return {"error": self.what, "why": self.why, "remedy": self.remedy}
 
