@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 from msgspec import inspect
@@ -20,6 +20,8 @@ from basalt.config.rules import RULES
 from basalt.config.tree import Mapping, Node, Path, Scalar, Sequence, format_path
 from basalt.config.types import fields_of, plain
 from basalt.config.values import REDACTED, RULE, SECRET, TextRule
+
+_Kind = TypeVar("_Kind", bound=msgspec.Struct)
 
 
 def parse(data: bytes, source: str) -> Configuration:
@@ -35,6 +37,22 @@ def parse(data: bytes, source: str) -> Configuration:
     if decoder.problems:
         raise ConfigError(source, decoder.problems)
     return configuration
+
+
+def parse_struct(data: bytes, source: str, kind: type[_Kind]) -> _Kind:
+    """Read one YAML document that is no configuration document, with the same strictness and the same errors.
+
+    :param kind: a Struct whose fields have the types that configuration documents use.
+    :raises ConfigError: with every problem found.
+    """
+    roots, problems = tree.read(data, source)
+    decoder = _Decoder(source, problems)
+    if len(roots) != 1 and not problems:
+        decoder.problem(Position(1, 1), (), f"found {len(roots)} documents", "one")
+    value = decoder.struct(roots[0], kind, ()) if roots else INVALID
+    if decoder.problems or not isinstance(value, kind):
+        raise ConfigError(source, decoder.problems)
+    return value
 
 
 class _Invalid:

@@ -43,7 +43,7 @@ class ConfigError(UsageError):
         shown = [str(problem) for problem in self.problems[:MAX_PROBLEMS]]
         if len(self.problems) > MAX_PROBLEMS:
             shown.append(f"and {len(self.problems) - MAX_PROBLEMS} more problems")
-        super().__init__(f"{source} is not a valid configuration", why="\n".join(shown))
+        super().__init__(f"{source} is not valid", why="\n".join(shown))
 
     def __str__(self) -> str:
         return f"{self.what}:\n{self.why}"
