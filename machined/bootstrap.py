@@ -14,6 +14,7 @@ from pathlib import Path
 
 from basalt.errors import BasaltError
 from basalt.files import write_atomic
+from basalt.pki import pem_to_der
 from machined.paths import Paths
 
 PINNED_NAME = "client-ca.pem"
@@ -63,7 +64,7 @@ def find_authority(candidates: Iterable[Source]) -> Authority:
         except OSError as error:
             provenance.append(f"{source.name}: cannot be read: {error}")
             pem = b""
-        problem = _problem(pem, source.name) if pem else "it is empty"
+        problem = (_damage(pem) if source.final else _problem(pem, source.name)) if pem else "it is empty"
         if not problem:
             found = Authority(pem, source.name, ())
             provenance.append(f"{source.name}: used")
@@ -72,6 +73,17 @@ def find_authority(candidates: Iterable[Source]) -> Authority:
         else:
             provenance.append(f"{source.name}: {problem}")
     return Authority(found.pem if found else b"", found.source if found else "", tuple(provenance))
+
+
+def _damage(pem: bytes) -> str:
+    """Why a pinned authority cannot be read; empty when it can. It was judged in full when it was pinned: reading its frame is
+    enough, and spares every boot the import of cryptography.
+    """
+    try:
+        pem_to_der(pem)
+    except BasaltError as error:
+        return str(error)
+    return ""
 
 
 def _problem(pem: bytes, name: str) -> str:

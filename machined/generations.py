@@ -82,7 +82,7 @@ class GenerationStore:
 
     def load(self) -> Loaded:
         """The generation in force: the highest that is sound."""
-        problems = []
+        problems: list[str] = []
         for number in reversed(self.numbers()):
             try:
                 return Loaded(self.read(number), tuple(problems))

@@ -1,0 +1,155 @@
+"""What is, what should be, and the operations between them, as values."""
+
+from __future__ import annotations
+
+import ipaddress
+from dataclasses import dataclass
+
+from machined import paths
+
+Interface = ipaddress.IPv4Interface | ipaddress.IPv6Interface
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+
+# Values of IFA_PROTO and rtm_protocol that mark what machined made; all others belong to somebody else and are never removed.
+OURS = frozenset({paths.RTPROT_STATIC, paths.RTPROT_DHCP})
+ROUTER_ADVERTISEMENT = 2  # IFAPROT_KERNEL_RA: the kernel made the address from a router's advertisement
+
+IPV6_DEFAULT_METRIC = 1024  # IP6_RT_PRIO_USER: what the kernel makes of "no metric" for IPv6
+
+FOREVER = None  # a lifetime without end
+
+
+@dataclass(frozen=True)
+class ObservedLink:
+    """A link as the kernel has it."""
+
+    index: int
+    name: str
+    mac: str  # lower case, with colons
+    permanent_mac: str  # the card's own, where the driver knows it; else as *mac*
+    up: bool
+    carrier: bool
+    mtu: int
+    loopback: bool
+    physical: bool  # it has a device behind it: neither a bridge nor a veth nor a tunnel
+
+
+@dataclass(frozen=True)
+class ObservedAddress:
+    """An address as the kernel has it; *valid_until* in seconds of CLOCK_BOOTTIME."""
+
+    index: int
+    interface: Interface
+    protocol: int
+    valid_until: float | None = FOREVER
+    tentative: bool = False
+    link_local: bool = False
+
+
+@dataclass(frozen=True)
+class ObservedRoute:
+    """A route of the main table; *index* 0 where it leads through no single link."""
+
+    index: int
+    destination: Network
+    via: Address | None
+    metric: int
+    protocol: int
+
+
+@dataclass(frozen=True)
+class Observed:
+    """All of it."""
+
+    links: tuple[ObservedLink, ...] = ()
+    addresses: tuple[ObservedAddress, ...] = ()
+    routes: tuple[ObservedRoute, ...] = ()
+
+
+@dataclass(frozen=True)
+class DesiredLink:
+    """How a managed link should be; *mtu* None leaves it to the driver."""
+
+    index: int
+    name: str
+    up: bool
+    mtu: int | None = None
+
+
+@dataclass(frozen=True)
+class DesiredAddress:
+    """An address that should be there."""
+
+    index: int
+    interface: Interface
+    protocol: int = paths.RTPROT_STATIC
+    valid_until: float | None = FOREVER
+
+
+@dataclass(frozen=True)
+class DesiredRoute:
+    """A route that should be there; *metric* None is the kernel's default."""
+
+    index: int
+    destination: Network
+    via: Address | None = None
+    metric: int | None = None
+    protocol: int = paths.RTPROT_STATIC
+
+    @property
+    def effective_metric(self) -> int:
+        """The metric that the kernel will show."""
+        if self.metric is not None:
+            return self.metric
+        return 0 if self.destination.version == 4 else IPV6_DEFAULT_METRIC
+
+
+@dataclass(frozen=True)
+class Desired:
+    """All of it. Links that are not here are left alone, except for what machined once put on them."""
+
+    links: tuple[DesiredLink, ...] = ()
+    addresses: tuple[DesiredAddress, ...] = ()
+    routes: tuple[DesiredRoute, ...] = ()
+
+
+@dataclass(frozen=True)
+class SetLink:
+    """Switch a link on or off, or change its MTU; None leaves that part."""
+
+    index: int
+    name: str
+    up: bool | None = None
+    mtu: int | None = None
+
+
+@dataclass(frozen=True)
+class PutAddress:
+    """Add an address, or renew its lifetime."""
+
+    address: DesiredAddress
+
+
+@dataclass(frozen=True)
+class RemoveAddress:
+    """Remove an address that machined made."""
+
+    address: ObservedAddress
+
+
+@dataclass(frozen=True)
+class PutRoute:
+    """Add a route."""
+
+    route: DesiredRoute
+
+
+@dataclass(frozen=True)
+class RemoveRoute:
+    """Remove a route that machined made."""
+
+    route: ObservedRoute
+
+
+Operation = SetLink | PutAddress | RemoveAddress | PutRoute | RemoveRoute

@@ -1,0 +1,46 @@
+"""The files through which programs find names: hosts, resolv.conf, hostname, machine-id, all below ``/run/etc``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from basalt.config.documents import Dns
+from machined.network.dhcp.lease import Lease
+
+RESOLVERS_MAX = 3  # the C library reads no more (resolv.conf(5), MAXNS)
+
+
+def resolv_conf(dns: Dns | None, leases: Iterable[Lease]) -> str:
+    """The resolver's configuration: the configured servers first, then what DHCP named."""
+    servers = [*(dns.servers if dns else ())]
+    search = [*(dns.search if dns else ())]
+    for lease in leases:
+        servers += [str(address) for address in lease.dns]
+        search += [] if dns and dns.search else lease.search
+    lines = [f"nameserver {server}" for server in list(dict.fromkeys(servers))[:RESOLVERS_MAX]]
+    if search:
+        lines.append(f"search {' '.join(dict.fromkeys(search))}")
+    return "".join(f"{line}\n" for line in lines)
+
+
+def hosts(hostname: str) -> str:
+    """/etc/hosts: the node resolves its own name without a server."""
+    return f"127.0.0.1 localhost\n::1 localhost\n127.0.1.1 {hostname}\n"
+
+
+def put(path: Path, text: str) -> bool:
+    """Write *text* where it differs; whether it did. Written beside and renamed: a reader never sees half a file.
+
+    Not durable, for ``/run`` is memory: an fsync there costs a system call and gives nothing.
+    """
+    try:
+        if path.read_text(encoding="utf-8") == text:
+            return False
+    except FileNotFoundError:
+        pass
+    staged = path.with_name(f".{path.name}.new")
+    staged.write_text(text, encoding="utf-8")
+    staged.chmod(0o644)
+    staged.rename(path)
+    return True

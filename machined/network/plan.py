@@ -1,0 +1,97 @@
+"""From what is to what should be: the operations, in an order that never cuts the node off half way. Pure.
+
+Everything new is put in place before anything old goes, and routes go before the addresses they lean on. An interrupted plan leaves
+the node with both the old and the new way to reach it, and the next run finishes. Only what machined itself made (its protocol
+number is on it) is ever removed: an address that a virtual-IP program or a CNI plugin added stays.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from machined.network.model import (
+    OURS,
+    Desired,
+    DesiredAddress,
+    Observed,
+    ObservedAddress,
+    Operation,
+    PutAddress,
+    PutRoute,
+    RemoveAddress,
+    RemoveRoute,
+    SetLink,
+)
+
+LIFETIME_SLACK_S = 5.0  # the kernel counts lifetimes in whole seconds, and time passes between renewal and dump
+
+
+def plan(observed: Observed, desired: Desired) -> tuple[Operation, ...]:
+    """The operations that lead from *observed* to *desired*; none when nothing differs."""
+    return (
+        *_switch_on(observed, desired),
+        *_put_addresses(observed, desired),
+        *_put_routes(observed, desired),
+        *_remove_routes(observed, desired),
+        *_remove_addresses(observed, desired),
+        *_switch_off(observed, desired),
+    )
+
+
+def _switch_on(observed: Observed, desired: Desired) -> Iterator[Operation]:
+    links = {link.index: link for link in observed.links}
+    for want in desired.links:
+        link = links.get(want.index)
+        if link is None:
+            continue
+        mtu = want.mtu if want.mtu is not None and want.mtu != link.mtu else None
+        up = True if want.up and not link.up else None
+        if mtu is not None or up is not None:
+            yield SetLink(link.index, link.name, up, mtu)
+
+
+def _switch_off(observed: Observed, desired: Desired) -> Iterator[Operation]:
+    links = {link.index: link for link in observed.links}
+    for want in desired.links:
+        link = links.get(want.index)
+        if link is not None and link.up and not want.up:
+            yield SetLink(link.index, link.name, up=False)
+
+
+def _put_addresses(observed: Observed, desired: Desired) -> Iterator[Operation]:
+    present = {(address.index, address.interface): address for address in observed.addresses}
+    for want in desired.addresses:
+        have = present.get((want.index, want.interface))
+        if have is None or _lifetime_differs(have, want):
+            yield PutAddress(want)
+
+
+def _lifetime_differs(have: ObservedAddress, want: DesiredAddress) -> bool:
+    if have.protocol not in OURS:
+        return False  # somebody else's address that we want as well: it is there, and not ours to change
+    if have.valid_until is None or want.valid_until is None:
+        return have.valid_until is not want.valid_until
+    return abs(have.valid_until - want.valid_until) > LIFETIME_SLACK_S
+
+
+def _put_routes(observed: Observed, desired: Desired) -> Iterator[Operation]:
+    present = {(route.index, route.destination, route.via, route.metric) for route in observed.routes}
+    # On-link routes first: the kernel takes a gateway only once it can reach it.
+    for want in sorted(desired.routes, key=lambda route: route.via is not None):
+        if (want.index, want.destination, want.via, want.effective_metric) not in present:
+            yield PutRoute(want)
+
+
+def _remove_routes(observed: Observed, desired: Desired) -> Iterator[Operation]:
+    wanted = {(route.index, route.destination, route.via, route.effective_metric) for route in desired.routes}
+    ours = [route for route in observed.routes if route.protocol in OURS]
+    for route in sorted(ours, key=lambda route: route.via is None):
+        if (route.index, route.destination, route.via, route.metric) not in wanted:
+            yield RemoveRoute(route)
+
+
+def _remove_addresses(observed: Observed, desired: Desired) -> Iterator[Operation]:
+    wanted = {(address.index, address.interface) for address in desired.addresses}
+    for address in observed.addresses:
+        if address.protocol in OURS and (address.index, address.interface) not in wanted:
+            yield RemoveAddress(address)

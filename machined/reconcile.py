@@ -1,0 +1,157 @@
+"""One reconciler per concern: desired state in, status out, again and again.
+
+A reconciler's step looks at what is and what should be, does what is needed, and says how it stands. It runs when something has
+changed (:meth:`Reconciler.trigger`), after a failure with growing pauses, and now and then for nothing, so that drift that sent no
+event heals too. The :class:`Board` keeps what each concern last said and since when; the API reads it there, and nothing else
+writes it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import enum
+import time
+import traceback
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from basalt.errors import BasaltError
+
+RETRY_FIRST_S = 1.0
+RETRY_LONGEST_S = 60.0
+SETTLE_S = 0.01  # events come in bursts: one look at the end of the burst is enough
+
+
+class State(enum.Enum):
+    """How a concern stands."""
+
+    CONVERGED = "converged"
+    WAITING = "waiting"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True)
+class Status:
+    """How a concern stands, why, and what to do about it or what the node tries next."""
+
+    state: State
+    reason: str = ""
+    remedy: str = ""
+
+
+CONVERGED = Status(State.CONVERGED)
+
+
+def waiting(reason: str, remedy: str = "") -> Status:
+    """Nothing is wrong, but something that is needed is not there yet."""
+    return Status(State.WAITING, reason, remedy)
+
+
+def failed(reason: str, remedy: str = "") -> Status:
+    """Something is wrong."""
+    return Status(State.FAILED, reason, remedy)
+
+
+def failed_by(error: BasaltError | OSError, remedy: str = "") -> Status:
+    """The status that an error means."""
+    if isinstance(error, BasaltError):
+        return failed(str(error), error.remedy or remedy)
+    return failed(str(error), remedy)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A concern's status and since when it has been so (seconds since the epoch)."""
+
+    status: Status
+    since: float
+
+
+class Board:
+    """What each concern last said."""
+
+    def __init__(self, clock: Callable[[], float] = time.time) -> None:
+        self._clock = clock
+        self._entries: dict[str, Entry] = {}
+
+    def post(self, concern: str, status: Status) -> None:
+        """Record *status*; *since* moves only when the state or its reason changes. Changes are logged."""
+        entry = self._entries.get(concern)
+        if entry is not None and entry.status == status:
+            return
+        same_state = entry is not None and (entry.status.state, entry.status.reason) == (status.state, status.reason)
+        self._entries[concern] = Entry(status, entry.since if entry and same_state else self._clock())
+        if not same_state:
+            print(f"{concern}: {status.state.value}{f': {status.reason}' if status.reason else ''}", flush=True)
+
+    def entries(self) -> dict[str, Entry]:
+        """All concerns, by name."""
+        return dict(sorted(self._entries.items()))
+
+    def state_of(self, concern: str) -> State | None:
+        """The state of one concern; None when it has said nothing yet."""
+        entry = self._entries.get(concern)
+        return entry.status.state if entry else None
+
+
+class Reconciler:
+    """Runs one concern's step and posts what it says.
+
+    :param step: one look and what follows from it. A :class:`BasaltError` or :class:`OSError` from it means "failed".
+    :param every_s: how often to look without an event.
+    """
+
+    def __init__(self, concern: str, step: Callable[[], Awaitable[Status]], board: Board, *, every_s: float) -> None:
+        self.concern = concern
+        self._step = step
+        self._board = board
+        self._every_s = every_s
+        self._wanted = asyncio.Event()
+        self._passed = asyncio.Condition()
+        self._begun = 0
+        self._done = 0
+
+    def trigger(self) -> None:
+        """Look again soon."""
+        self._wanted.set()
+
+    async def settle(self, timeout_s: float) -> bool:
+        """Trigger, and wait until a look that began after this call has ended; whether it did within the time."""
+        target = self._begun + 1
+        self.trigger()
+        try:
+            async with asyncio.timeout(timeout_s), self._passed:
+                await self._passed.wait_for(lambda: self._done >= target)
+        except TimeoutError:
+            return False
+        return True
+
+    async def run(self) -> None:
+        """Look for ever."""
+        failures = 0
+        while True:
+            self._wanted.clear()
+            self._begun += 1
+            status = await self._look()
+            self._board.post(self.concern, status)
+            async with self._passed:
+                self._done = self._begun
+                self._passed.notify_all()
+            failures = failures + 1 if status.state is State.FAILED else 0
+            pause = min(RETRY_FIRST_S * 2 ** (failures - 1), RETRY_LONGEST_S) if failures else self._every_s
+            try:
+                async with asyncio.timeout(pause):
+                    await self._wanted.wait()
+                await asyncio.sleep(SETTLE_S)
+            except TimeoutError:
+                continue
+
+    async def _look(self) -> Status:
+        try:
+            return await self._step()
+        except (BasaltError, OSError) as error:
+            return failed_by(error)
+        except Exception as error:
+            # A defect of ours in one concern must not take the others along, nor stay silent.
+            traceback.print_exc()
+            return failed(f"internal error: {error!r}", "this is a defect of machined; its log has the details")
