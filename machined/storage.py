@@ -1,0 +1,109 @@
+"""The concerns "state" and "data": the two partitions found, made, checked, mounted, grown.
+
+A node without a usable STATE still answers: it keeps its state in memory, says so, and accepts the first contact again. It never
+formats a STATE that exists. A restarted machined finds everything mounted and touches nothing.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+from basalt.errors import BasaltError
+from machined import paths
+from machined.disks import apply, filesystems
+from machined.disks.facts import Disk, boot_device, read_disk
+from machined.disks.plan import layout_is_complete
+from machined.reconcile import CONVERGED, Status, failed, failed_by
+
+_VOLATILE_REMEDY = (
+    "the node keeps its state in memory until the next boot; look at the disk, or write the image to it again to start anew"
+)
+
+
+class Storage:
+    """The boot disk's STATE and DATA."""
+
+    def __init__(self, node: paths.Paths) -> None:
+        self._node = node
+        self._sysfs: Path | None = None
+        self._numbers: dict[str, int] = {}
+        self.root_label = ""  # of the partition that holds the running root: root-A, root-B
+
+    def locate(self) -> None:
+        """Find the disk that the node booted from.
+
+        :raises BasaltError: the root is on no disk.
+        """
+        self._sysfs, self.root_label = boot_device(self._node.sys, os.stat(self._node.root).st_dev)
+
+    @property
+    def _disk_directory(self) -> Path:
+        if self._sysfs is None:
+            self.locate()
+        if self._sysfs is None:
+            raise BasaltError("the boot disk is not known")
+        return self._sysfs
+
+    async def mount_state(self) -> Status:
+        """Have STATE mounted, whatever it takes; in memory when it cannot be had."""
+        target = self._node.state
+        if filesystems.is_mounted(target):
+            return CONVERGED
+        try:
+            await self._mount(paths.LABEL_STATE, target, filesystems.STATE_FLAGS)
+        except (BasaltError, OSError) as error:
+            filesystems.mount_volatile(target)
+            status = failed_by(error, _VOLATILE_REMEDY)
+            return failed(f"STATE is not available: {status.reason}", status.remedy)
+        return CONVERGED
+
+    async def mount_data(self) -> Status:
+        """Have DATA mounted, reaching to the end of the disk."""
+        target = self._node.data
+        if not filesystems.is_mounted(target):
+            await self._mount(paths.LABEL_DATA, target, filesystems.DATA_FLAGS)
+        disk = read_disk(self._disk_directory)
+        number = self._number(disk, paths.LABEL_DATA)
+        for partition in disk.partitions:
+            if partition.number == number:
+                filesystems.grow(target, partition.size_bytes)
+        return CONVERGED
+
+    async def _mount(self, label: str, target: Path, flags: int) -> None:
+        directory = self._disk_directory
+        disk = read_disk(directory)
+        if not layout_is_complete(disk):
+            device = self._node.dev / disk.name
+            table = await apply.converge(device, directory, label)
+            numbers = {partition.label: partition.number for partition in table.partitions}
+            number = numbers.get(label, 0)
+        else:
+            number = self._number(disk, label)
+        if not number:
+            raise BasaltError(f"there is no partition {label} on {disk.name}")
+        self._numbers[label] = number
+        await filesystems.check_and_mount(self._node.dev / disk.device_of(number), target, flags)
+
+    def _number(self, disk: Disk, label: str) -> int:
+        """The partition's number; the kernel does not know the label of one made during this boot."""
+        found = disk.labelled(label)
+        return found[0].number if found else self._numbers.get(label, 0)
+
+
+def apply_last_known_time(stamp: Path) -> bool:
+    """Advance a clock that is behind the last time seen on this node; whether it was."""
+    try:
+        last = stamp.stat().st_mtime
+    except FileNotFoundError:
+        return False
+    if time.time() >= last:
+        return False
+    time.clock_settime(time.CLOCK_REALTIME, last)
+    return True
+
+
+def save_time(stamp: Path) -> None:
+    """Note the present time on STATE (its mtime: no data to write, nothing that could be half written)."""
+    stamp.touch()
