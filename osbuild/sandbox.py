@@ -111,41 +111,28 @@ def bubblewrap() -> str:
 
 @dataclass(frozen=True)
 class Sandbox:
-    """A tree to run programs of, and what else they may see."""
+    """A tree to run programs of, and what else they may see. *detached* programs outlive the caller (virtual machines)."""
 
     tree: Path
     binds: Sequence[Bind] = ()
     network: bool = False
+    detached: bool = False
 
     def command(self, argv: Sequence[str], *, env: Mapping[str, str] | None = None, cwd: str = "/work") -> list[str]:
         """The whole bwrap command line for *argv*."""
-        # A pid namespace of its own, so that nothing a step starts outlives it. The user namespace maps the caller, root or not.
-        command = [
-            bubblewrap(),
-            "--unshare-user",
-            "--unshare-ipc",
-            "--unshare-pid",
-            "--unshare-uts",
-            "--unshare-cgroup-try",
-        ]
+        command = [bubblewrap(), "--unshare-user", "--unshare-ipc", "--unshare-uts", "--unshare-cgroup-try"]
         command += [] if self.network else ["--unshare-net"]
-        command += ["--hostname", "osbuild", "--die-with-parent", "--clearenv", "--uid", "1000", "--gid", "1000"]
-        command += ["--ro-bind", str(self.tree / "usr"), "/usr"]
+        if self.detached:
+            # The program's own pid must be the host's, to end it by; and /proc can be mounted only for a namespace of one's own.
+            command += ["--bind", "/proc", "/proc"]
+        else:
+            # A pid namespace of its own, so that nothing a step starts outlives it.
+            command += ["--unshare-pid", "--proc", "/proc", "--die-with-parent"]
+        command += ["--hostname", "osbuild", "--clearenv", "--uid", "1000", "--gid", "1000"]
+        command += ["--ro-bind", str(self.tree / "usr"), "/usr", "--ro-bind", str(self.tree / "etc"), "/etc"]
         for name in _MERGED:
             command += ["--symlink", f"usr/{name}", f"/{name}"]
-        command += [
-            "--ro-bind",
-            str(self.tree / "etc"),
-            "/etc",
-            "--proc",
-            "/proc",
-            "--dev",
-            "/dev",
-            "--tmpfs",
-            "/tmp",
-            "--tmpfs",
-            "/run",
-        ]
+        command += ["--dev", "/dev", "--tmpfs", "/tmp", "--tmpfs", "/run"]
         for bind in self.binds:
             kind = "--dev-bind" if bind.device else "--bind" if bind.writable else "--ro-bind"
             command += [kind, str(bind.source), bind.target]

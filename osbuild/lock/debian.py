@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from basalt.errors import BasaltError, StaleLockError
 from osbuild.lock import apt
+from osbuild.lock.blobs import blob, verified
 from osbuild.lock.model import DebianLock, Package, Wanted
 
 _BATCH = 32  # files per downloader call: enough to keep a connection busy, few enough to report progress
@@ -41,19 +41,6 @@ def moved(old: DebianLock, new: DebianLock) -> list[str]:
         elif after and not before:
             lines.append(f"{name} {after.version} (new)")
     return lines
-
-
-def blob(cache: Path, sha256: str) -> Path:
-    """Where a download of that hash is kept."""
-    return cache / "downloads" / "sha256" / sha256
-
-
-def verified(path: Path, sha256: str) -> bool:
-    """True when *path* exists and has that hash."""
-    if not path.is_file():
-        return False
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest() == sha256
 
 
 def fetch(cache: Path, packages: Mapping[str, Package], private: apt.PrivateApt, note: apt.Note = apt.silent) -> None:

@@ -10,7 +10,7 @@ import tempfile
 from pathlib import Path
 
 from basalt.errors import BasaltError
-from osbuild.lock.debian import blob, verified
+from osbuild.lock.blobs import blob, verified
 from osbuild.lock.model import Wanted, Wheel, WheelLock, WheelSet
 
 # Debian 13 has glibc 2.41; pip matches platform tags exactly, so every older one that can run there is named.

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from osbuild.graph import Context, Step
-from osbuild.lock.debian import blob
+from osbuild.lock.blobs import blob
 from osbuild.lock.model import DebianLock, WheelLock
 from osbuild.parts import Part, files_below, select
 

@@ -1,0 +1,45 @@
+"""``osbuild cache du | gc``."""
+
+from __future__ import annotations
+
+import datetime
+
+from osbuild import show
+from osbuild.cli import Arguments
+from osbuild.store import Store, parse_size
+
+
+def usage(arguments: Arguments) -> int:
+    """Show every object of the store, the largest first, and the sum."""
+    store = Store()
+    entries = sorted(store.entries(), key=lambda entry: -entry.size_bytes)
+    total = sum(entry.size_bytes for entry in entries)
+    value = {
+        "path": str(store.cache),
+        "total_bytes": total,
+        "limit_bytes": store.limit_bytes,
+        "objects": [{"step": e.name, "key": e.key, "size_bytes": e.size_bytes, "used": e.used} for e in entries],
+    }
+    rows = [(e.name, show.size(e.size_bytes), _day(e.used), e.key[:16]) for e in entries]
+    text = show.table(("step", "size", "last used", "key"), rows)
+    text += f"\n{show.size(total)} of {show.size(store.limit_bytes)} in {store.cache}"
+    show.answer(arguments.output_format, value, text)
+    return 0
+
+
+def _day(used: float) -> str:
+    return datetime.datetime.fromtimestamp(used, datetime.UTC).strftime("%Y-%m-%d %H:%M") if used else "unknown"
+
+
+def collect(arguments: Arguments) -> int:
+    """Delete least recently used objects down to the limit."""
+    store = Store()
+    limit = parse_size(arguments.limit) if arguments.limit else store.limit_bytes
+    removed = store.collect(limit)
+    freed = sum(entry.size_bytes for entry in removed)
+    value = {
+        "removed": [{"step": e.name, "key": e.key, "size_bytes": e.size_bytes} for e in removed],
+        "freed_bytes": freed,
+    }
+    show.answer(arguments.output_format, value, f"deleted {len(removed)} objects, {show.size(freed)}")
+    return 0
