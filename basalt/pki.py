@@ -96,6 +96,13 @@ def pem_to_der(certificate_pem: bytes) -> bytes:
         raise CertificateError("cannot read a certificate", [f"its base64 is broken: {error}"]) from error
 
 
+def der_to_pem(certificate_der: bytes) -> bytes:
+    """The PEM form of a DER certificate."""
+    body = base64.b64encode(certificate_der)
+    lines = [body[at : at + 64] for at in range(0, len(body), 64)]
+    return b"\n".join([b"-----BEGIN CERTIFICATE-----", *lines, b"-----END CERTIFICATE-----", b""])
+
+
 def make_ca(name: str, lifetime: datetime.timedelta, *, now: datetime.datetime | None = None) -> Identity:
     """A new client authority called *name*, valid for *lifetime* from *now*."""
     from cryptography import x509

@@ -1,0 +1,171 @@
+"""The typed client of one node."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from types import TracebackType
+from typing import Protocol, Self, TypeVar, cast
+
+# gRPC's core otherwise writes its own account of every failed handshake to stderr, besides the error raised here.
+os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+
+import grpc
+
+from basalt import pki
+from basalt.client import DEFAULT_TIMEOUT_S, diagnosis, tls
+from basalt.client.target import Target
+from basalt.errors import BasaltError
+from basalt.machine.v1 import machine_pb2 as api
+from basalt.machine.v1 import machine_pb2_grpc as stubs
+
+# How often a silent stream asks whether the node still lives; nodes hang up on clients that ask far more often.
+KEEPALIVE_MS = 20_000
+
+_OPTIONS: tuple[tuple[str, int | str], ...] = (
+    ("grpc.ssl_target_name_override", pki.SERVER_NAME),
+    ("grpc.default_authority", pki.SERVER_NAME),
+    ("grpc.keepalive_time_ms", KEEPALIVE_MS),
+    ("grpc.keepalive_timeout_ms", KEEPALIVE_MS // 2),
+    # A node is reached directly or not at all: a proxy from the environment would only blur the errors.
+    ("grpc.enable_http_proxy", 0),
+    ("grpc.service_config_disable_resolution", 1),
+    # A failed handshake fails the call at once; trying again is the caller's decision.
+    ("grpc.enable_retries", 0),
+)
+
+
+class _Cancellable(Protocol):
+    """A running call; grpc-stubs leaves its ``cancel`` untyped."""
+
+    def cancel(self) -> bool: ...
+
+
+_Request = TypeVar("_Request")
+_Response = TypeVar("_Response")
+
+
+def connect(target: Target, *, timeout_s: float = DEFAULT_TIMEOUT_S) -> Client:
+    """Recognise the node and open a connection to it.
+
+    The certificate that answers is compared with the pin first; then gRPC gets that very certificate as its only root,
+    so it is gRPC's own handshake that verifies the node, and an impostor in between gains nothing.
+
+    :param timeout_s: for this and for each call; streams may last longer.
+    :raises UnreachableError: with the reason.
+    """
+    certificate = tls.fetch_certificate(target.endpoint, timeout_s=timeout_s)
+    found = pki.fingerprint(certificate)
+    if found != target.fingerprint:
+        raise diagnosis.fingerprint_mismatch(target, found)
+    credentials = grpc.ssl_channel_credentials(
+        root_certificates=pki.der_to_pem(certificate),
+        private_key=target.identity.key_pem,
+        certificate_chain=target.identity.certificate_pem,
+    )
+    return Client(target, grpc.secure_channel(str(target.endpoint), credentials, options=_OPTIONS), timeout_s)
+
+
+class Client:
+    """One node's API, call by call. Every method raises :class:`basalt.errors.BasaltError` and nothing of gRPC's.
+
+    Answers are the contract's own messages. Calls may come from several threads.
+    """
+
+    def __init__(self, target: Target, channel: grpc.Channel, timeout_s: float) -> None:
+        self.target = target
+        self._channel = channel
+        self._timeout_s = timeout_s
+        self._system = stubs.SystemServiceStub(channel)
+        self._config = stubs.ConfigServiceStub(channel)
+        self._services = stubs.ServiceServiceStub(channel)
+        self._logs = stubs.LogServiceStub(channel)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the connection; streams end with it."""
+        self._channel.close()
+
+    def version(self) -> api.VersionResponse:
+        return self._call("SystemService/Version", self._system.Version, api.VersionRequest())
+
+    def status(self) -> api.StatusResponse:
+        return self._call("SystemService/Status", self._system.Status, api.StatusRequest())
+
+    def reboot(self) -> None:
+        """Ask the node to reboot; it answers before it goes down."""
+        self._call("SystemService/Reboot", self._system.Reboot, api.RebootRequest())
+
+    def shutdown(self) -> None:
+        """Ask the node to switch off; it answers before it goes down."""
+        self._call("SystemService/Shutdown", self._system.Shutdown, api.ShutdownRequest())
+
+    def apply_config(
+        self, documents: bytes, *, source: str = "", dry_run: bool = False, expected_generation: int = 0
+    ) -> api.ApplyConfigResponse:
+        """Replace the node's configuration, or with *dry_run* say what that would change.
+
+        :param source: the operator's name for the documents, for the node's errors.
+        :param expected_generation: refuse unless this generation stands now; 0 to replace any.
+        """
+        request = api.ApplyConfigRequest(
+            documents=documents, dry_run=dry_run, expected_generation=expected_generation, source_name=source
+        )
+        return self._call("ConfigService/ApplyConfig", self._config.ApplyConfig, request)
+
+    def get_config(self, generation: int = 0) -> api.GetConfigResponse:
+        """A generation of the configuration, secrets redacted; 0 is the current one."""
+        request = api.GetConfigRequest(generation=generation)
+        return self._call("ConfigService/GetConfig", self._config.GetConfig, request)
+
+    def services(self) -> api.ListServicesResponse:
+        return self._call("ServiceService/ListServices", self._services.ListServices, api.ListServicesRequest())
+
+    def logs(self, service: str, *, follow: bool = False, tail_lines: int = 0) -> Iterator[bytes]:
+        """What a service has written, in pieces of whole lines; 0 *tail_lines* is everything kept.
+
+        With *follow* it goes on until the client is closed or the node goes away.
+        """
+        request = api.LogsRequest(service=service, follow=follow, tail_lines=tail_lines)
+        for response in self._stream("LogService/Logs", self._logs.Logs, request):
+            yield response.chunk
+
+    def dmesg(self, *, follow: bool = False, tail_lines: int = 0) -> Iterator[api.KernelMessage]:
+        """What the kernel has said since it booted."""
+        request = api.DmesgRequest(follow=follow, tail_lines=tail_lines)
+        for response in self._stream("LogService/Dmesg", self._logs.Dmesg, request):
+            yield from response.messages
+
+    def _call(
+        self, method: str, call: grpc.UnaryUnaryMultiCallable[_Request, _Response], request: _Request
+    ) -> _Response:
+        try:
+            return call(request, timeout=self._timeout_s)
+        except grpc.RpcError as error:
+            raise self._explain(method, error) from error
+
+    def _stream(
+        self, method: str, call: grpc.UnaryStreamMultiCallable[_Request, _Response], request: _Request
+    ) -> Iterator[_Response]:
+        # No deadline: a stream that is followed has no end, and keepalive notices a node that has gone away.
+        stream = call(request)
+        try:
+            yield from stream
+        except grpc.RpcError as error:
+            raise self._explain(method, error) from error
+        finally:
+            cast(_Cancellable, stream).cancel()
+
+    def _explain(self, method: str, error: grpc.RpcError) -> BasaltError:
+        assert isinstance(error, grpc.Call)  # what a call raises is the call itself, with its status
+        code, details = error.code(), error.details() or ""
+        if code is grpc.StatusCode.UNAVAILABLE:
+            return diagnosis.explain_unavailable(self.target, details)
+        return diagnosis.explain_status(self.target, f"/basalt.machine.v1.{method}", code, details)

@@ -1,0 +1,165 @@
+"""Why a connection or a call failed, in words and with what to do about it."""
+
+from __future__ import annotations
+
+import datetime
+from typing import TYPE_CHECKING
+
+from basalt import pki, roles
+from basalt.client import tls
+from basalt.client.target import Target
+from basalt.errors import BasaltError, RefusedError, UnreachableError, UsageError
+
+if TYPE_CHECKING:
+    import grpc
+    from cryptography import x509
+
+# How long each look at a node that just failed may take.
+DIAGNOSIS_TIMEOUT_S = 5.0
+
+
+class FingerprintMismatchError(UnreachableError):
+    """What answered is not the node that was pinned."""
+
+
+def fingerprint_mismatch(target: Target, found: str) -> FingerprintMismatchError:
+    return FingerprintMismatchError(
+        f"what answers at {target.endpoint} is not the node {target.name!r}",
+        why=f"its certificate's fingerprint is\n  {found}\nand the node's is\n  {target.fingerprint}",
+        remedy="compare with 'basalt: fingerprint' on the node's console. A node whose STATE was wiped has a new one: pin it "
+        f"with `osctl context add-node {target.name} --endpoint {target.endpoint} --fingerprint ...`. "
+        "Otherwise somebody else answers at this address: send it nothing",
+    )
+
+
+def explain_unavailable(target: Target, details: str) -> BasaltError:
+    """gRPC could not talk to *target*: look at every layer from below and name the first that is broken.
+
+    :param details: gRPC's own text, told where everything looks right by now.
+    """
+    try:
+        found = pki.fingerprint(tls.fetch_certificate(target.endpoint, timeout_s=DIAGNOSIS_TIMEOUT_S))
+        if found != target.fingerprint:
+            return fingerprint_mismatch(target, found)
+        refusal = tls.ask_admission(target.endpoint, target.identity, timeout_s=DIAGNOSIS_TIMEOUT_S)
+    except UnreachableError as error:
+        return error
+    if refusal is not None:
+        return _explain_refusal(target, refusal)
+    return UnreachableError(
+        f"{target} accepts connections, but the call failed",
+        why=details,
+        remedy="try again; if it stays so, `osctl status` and `osctl logs machined` may say more",
+    )
+
+
+def _explain_refusal(target: Target, refusal: tls.Refusal) -> BasaltError:
+    from cryptography import x509
+
+    certificate = x509.load_pem_x509_certificate(target.identity.certificate_pem)
+    now = pki.utc_now()
+    theirs = tls.node_clock(target.endpoint, timeout_s=DIAGNOSIS_TIMEOUT_S)
+    return refused_certificate(target, certificate, refusal, now, theirs)
+
+
+def refused_certificate(
+    target: Target,
+    certificate: x509.Certificate,
+    refusal: tls.Refusal,
+    now: datetime.datetime,
+    theirs: datetime.datetime | None,
+) -> RefusedError:
+    """Why a node refused *certificate*, from the certificate and the two clocks.
+
+    :param now: this machine's clock.
+    :param theirs: the node's, where it is known.
+    """
+    what = f"{target} refuses the certificate of {pki.common_name(certificate)!r}"
+    start, end = certificate.not_valid_before_utc, certificate.not_valid_after_utc
+    clocks = (
+        f"it is valid from {pki.clock(start)} to {pki.clock(end)}; this machine's clock says {pki.clock(now)}, "
+        f"the node's {pki.clock(theirs) if theirs else 'is not known'}"
+    )
+    ours_fits = start <= now <= end
+    if theirs is not None and ours_fits and not start <= theirs <= end:
+        return RefusedError(
+            what,
+            why=f"the clocks differ: {clocks}",
+            remedy="set the clock that is wrong; a node without time servers has the clock of its hardware",
+        )
+    if not ours_fits:
+        state = "has expired" if now > end else "is not valid yet"
+        renew = "`osctl context renew` makes a new one" if now > end else "if this machine's clock is wrong, set it"
+        return RefusedError(what, why=f"the certificate {state}: {clocks}", remedy=renew)
+    said = f"{refusal.meaning}{f' (alert {refusal.alert.lower()})' if refusal.alert else ''}"
+    issuer = certificate.issuer.rfc4514_string()
+    if theirs is None and refusal.alert in ("", "CERTIFICATE_EXPIRED"):
+        said += f"; {clocks}"
+    return RefusedError(
+        what,
+        why=f"{said}; the certificate was signed by {issuer}, which is most likely not the authority that the node trusts",
+        remedy="use the context that the node was set up with (`osctl context list`, --context), or give the node this "
+        "context's authority (`osctl context ca`)",
+    )
+
+
+def explain_status(target: Target, method: str, code: grpc.StatusCode, details: str) -> BasaltError:
+    """An answer of the node that is not success, in words.
+
+    :param method: full name of the RPC.
+    """
+    import grpc
+
+    short = method.rpartition("/")[2]
+    what = f"{target} refused {short}"
+    match code:
+        case grpc.StatusCode.PERMISSION_DENIED:
+            needed, held = _roles(target, method)
+            return RefusedError(
+                what,
+                why=details or f"it needs the role {needed}; the certificate carries: {held}",
+                remedy=f"use a certificate with the role {needed}; whoever holds the authority's key makes one: "
+                f"osctl gen client --name NAME --role {needed}",
+            )
+        case grpc.StatusCode.UNAUTHENTICATED:
+            return RefusedError(what, why=details, remedy="the node's console says which mode it is in and what to do")
+        case grpc.StatusCode.FAILED_PRECONDITION:
+            return RefusedError(what, why=details)
+        case grpc.StatusCode.ABORTED:
+            return RefusedError(
+                what, why=details, remedy="look at what stands now (`osctl get config`) and apply again"
+            )
+        case grpc.StatusCode.INVALID_ARGUMENT | grpc.StatusCode.OUT_OF_RANGE:
+            return UsageError(what, why=details)
+        case grpc.StatusCode.NOT_FOUND:
+            return UsageError(f"{target} has no such thing", why=details)
+        case grpc.StatusCode.UNIMPLEMENTED:
+            return RefusedError(
+                what,
+                why="it does not know this call",
+                remedy="node and osctl are of different versions: `osctl version`",
+            )
+        case grpc.StatusCode.RESOURCE_EXHAUSTED:
+            return RefusedError(what, why=details or "it has too much to do", remedy="try again later")
+        case grpc.StatusCode.DEADLINE_EXCEEDED:
+            return UnreachableError(
+                f"{target} did not answer {short} in time",
+                remedy="give it longer with --timeout, or see `osctl status`",
+            )
+        case grpc.StatusCode.CANCELLED:
+            return UnreachableError(f"{target} ended {short}", why=details)
+    return BasaltError(
+        f"{short} failed on {target}", why=details or code.name, remedy="`osctl logs machined` may say more"
+    )
+
+
+def _roles(target: Target, method: str) -> tuple[str, str]:
+    """The role that *method* needs and those that the certificate carries, in words."""
+    from cryptography import x509
+
+    try:
+        needed = roles.of_method(method)
+    except KeyError:
+        needed = None
+    held = pki.roles_of(x509.load_pem_x509_certificate(target.identity.certificate_pem))
+    return needed.short if needed else "that the call names", ", ".join(sorted(role.short for role in held)) or "none"
