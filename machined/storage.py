@@ -6,7 +6,6 @@ formats a STATE that exists. A restarted machined finds everything mounted and t
 
 from __future__ import annotations
 
-import os
 import time
 from pathlib import Path
 
@@ -36,10 +35,14 @@ class Storage:
 
         :raises BasaltError: the root is on no disk.
         """
-        self._sysfs, self.root_label = boot_device(self._node.sys, os.stat(self._node.root).st_dev)
+        self._sysfs, self.root_label = boot_device(self._node.sys, self._node.root.stat().st_dev)
 
     @property
-    def _disk_directory(self) -> Path:
+    def disk_directory(self) -> Path:
+        """The boot disk's directory below ``/sys``.
+
+        :raises BasaltError: the root is on no disk.
+        """
         if self._sysfs is None:
             self.locate()
         if self._sysfs is None:
@@ -64,7 +67,7 @@ class Storage:
         target = self._node.data
         if not filesystems.is_mounted(target):
             await self._mount(paths.LABEL_DATA, target, filesystems.DATA_FLAGS)
-        disk = read_disk(self._disk_directory)
+        disk = read_disk(self.disk_directory)
         number = self._number(disk, paths.LABEL_DATA)
         for partition in disk.partitions:
             if partition.number == number:
@@ -72,7 +75,7 @@ class Storage:
         return CONVERGED
 
     async def _mount(self, label: str, target: Path, flags: int) -> None:
-        directory = self._disk_directory
+        directory = self.disk_directory
         disk = read_disk(directory)
         if not layout_is_complete(disk):
             device = self._node.dev / disk.name

@@ -40,7 +40,6 @@ def chrony_conf(servers: Iterable[TimeServer]) -> str:
         "ntstrustedcerts /etc/ssl/certs/ca-certificates.crt",
         "cmdport 0",  # nothing on the node speaks chrony's command protocol: no port, no socket
         "bindcmdaddress /",
-        "leapsectz right/UTC",
     ]
     return "".join(f"{line}\n" for line in lines)
 

@@ -1,0 +1,342 @@
+"""The node: what it is, what it owns, and the tasks of which its sequences consist.
+
+:class:`Node` wires the owners of the concerns together and holds no logic of theirs. The tables in :mod:`machined.lifecycle` say in
+which order its tasks run.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import socket
+from collections.abc import Callable, Coroutine
+from typing import TYPE_CHECKING, Any
+
+from basalt.config.documents import Configuration
+from basalt.errors import BasaltError
+from machined import bootstrap, identity, paths, power, storage
+from machined.audit import AuditLog
+from machined.bootloader import Esp, booted_entry, loader_times, rearm
+from machined.configuration import ConfigurationOwner
+from machined.console import Console
+from machined.containerd import containerd_toml
+from machined.gateway.trust import CONFIGURED, FIRST_CONTACT, LOCKED, Trust, write_trust
+from machined.generations import GenerationStore
+from machined.image import read_image
+from machined.network.names import hosts, put
+from machined.reconcile import CONVERGED, Board, Reconciler, State, Status, failed, failed_by, waiting
+from machined.s6 import Supervisor
+from machined.sequences import boottime_usec
+from machined.services import find
+from machined.stages import Stages, read_init_times
+from machined.timesync import TimeReconciler
+from machined.watchdog import Watchdog
+
+if TYPE_CHECKING:
+    from machined.network.netlink import Events
+    from machined.network.reconciler import NetworkReconciler, ReachableAddress
+
+NETWORK_RESYNC_S = 60.0  # for drift that sent no event
+TIME_RESYNC_S = 10.0  # chrony tells nobody when it has synchronised
+CONTAINERS_RESYNC_S = 15.0
+BOOT_ENTRY_RESYNC_S = 10.0
+APPLY_SETTLE_S = 5.0  # how long an apply waits for the reconcilers' first look at it
+
+
+class Node:
+    """One node below one root directory."""
+
+    def __init__(self, where: paths.Paths) -> None:
+        self.paths = where
+        self.started_usec = boottime_usec()
+        self.image = read_image(where.image_info)
+        self.console = Console(where.console)
+        self.board = Board()
+        self.stages = Stages(where.node_times)
+        self.storage = storage.Storage(where)
+        self.supervisor = Supervisor(where.services)
+        self.audit = AuditLog(where.audit)
+        self.watchdog = Watchdog(where.watchdog)
+        self.authority = bootstrap.Authority(b"", "", ())
+        self.configuration = ConfigurationOwner(
+            GenerationStore(where.configurations), before_first=self._pin_authority, on_change=self._configuration_changed
+        )
+        self.network: NetworkReconciler | None = None
+        self.data_settled = False  # DATA is mounted, or it is known that it cannot be
+        self.api_answers = False
+        self.stopping = asyncio.Event()
+        self.end_action = ""  # what follows once stopping is set; empty when only machined itself ends
+        self.on_serving: Callable[[], None] = lambda: None  # called once the API's socket accepts calls
+        self._identity: identity.NodeIdentity | None = None
+        self._reconcilers: dict[str, Reconciler] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._exits = contextlib.AsyncExitStack()
+
+    # --- what the node is
+
+    @property
+    def identity(self) -> identity.NodeIdentity:
+        """Who the node is; known from the boot's second phase on."""
+        if self._identity is None:
+            raise BasaltError("the node does not know yet who it is")
+        return self._identity
+
+    @property
+    def mode(self) -> str:
+        """``locked``, ``first-contact`` or ``configured``."""
+        if not self.authority.pem:
+            return LOCKED
+        return CONFIGURED if self.configuration.configured else FIRST_CONTACT
+
+    @property
+    def hostname(self) -> str:
+        """The configured name, or one made from the node's id."""
+        machine = self.configuration.current.machine
+        return machine.hostname if machine else self.identity.default_hostname
+
+    @property
+    def addresses(self) -> tuple[ReachableAddress, ...]:
+        """Where the node can be reached."""
+        return self.network.addresses if self.network else ()
+
+    # --- running things
+
+    def spawn(self, work: Coroutine[Any, Any, None], name: str) -> None:
+        """Run *work* beside everything else for as long as the daemon runs."""
+        task = asyncio.get_running_loop().create_task(work, name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def reconcile(self, concern: str, step: Callable[[], Coroutine[Any, Any, Status]], every_s: float) -> None:
+        """Begin to look after *concern*."""
+        reconciler = Reconciler(concern, step, self.board, every_s=every_s)
+        self._reconcilers[concern] = reconciler
+        self.spawn(reconciler.run(), concern)
+
+    def trigger(self, *concerns: str) -> None:
+        """Have these looked at soon; those that are not looked after yet will be when their time comes."""
+        for concern in concerns:
+            if concern in self._reconcilers:
+                self._reconcilers[concern].trigger()
+
+    async def settle(self, *concerns: str) -> None:
+        """Wait until these have looked at the present state of things once, within reason."""
+        present = [self._reconcilers[concern] for concern in concerns if concern in self._reconcilers]
+        await asyncio.gather(*(reconciler.settle(APPLY_SETTLE_S) for reconciler in present))
+
+    def stop_soon(self, action: str) -> None:
+        """Begin the end of this boot. The first wish stands: a second one would race with it."""
+        if not self.stopping.is_set():
+            self.end_action = action
+            self.stopping.set()
+
+    def on_close(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Have *work* done when the daemon ends, the latest first."""
+        self._exits.push_async_callback(work)
+
+    async def rest(self) -> None:
+        """Stop looking after things, and leave them as they are: what is stopped on purpose must not be started again."""
+        for task in tuple(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._reconcilers.clear()
+
+    async def close(self) -> None:
+        """Close what is open. Links, addresses, leases and services stay as they are, for the next machined."""
+        await self.rest()
+        if self.network:
+            await self.network.stop()
+        await self._exits.aclose()
+
+    # --- tasks of the boot
+
+    async def prepare_run(self) -> None:
+        """Directories in ``/run``, the watchdog, and the boot's stages so far."""
+        self.paths.run.mkdir(mode=0o755, parents=True, exist_ok=True)
+        self.paths.etc.mkdir(mode=0o755, exist_ok=True)
+        self.watchdog.arm(paths.WATCHDOG_TIMEOUT_S)
+        if times := loader_times(self.paths.efivars):
+            self.stages.record("firmware", 0, times.loader_started_usec)
+            self.stages.record("loader", 0, times.kernel_started_usec - times.loader_started_usec)
+        if times_of_init := read_init_times(self.paths.init_times):
+            begun, ended = times_of_init
+            self.stages.record("kernel", 0, begun)
+            self.stages.record("init", begun, ended)
+            self.stages.record("supervisor", ended, self.started_usec)
+
+    async def mount_state(self) -> None:
+        """STATE, and from it the time below which the clock cannot be."""
+        self.board.post("state", await self.storage.mount_state())
+        if storage.apply_last_known_time(self.paths.clock):
+            self.console.say("clock was behind the last time known to this node, set to it")
+
+    async def establish_identity(self) -> None:
+        """Load who the node is, or make it; tell the gateway."""
+        directory = self.paths.identity
+        status = CONVERGED
+        try:
+            self._identity = identity.load(directory)
+        except BasaltError as error:
+            status = failed_by(error)
+        if self._identity is None:
+            self._identity = identity.make(self.image.build_epoch)
+            if status is CONVERGED:
+                try:
+                    identity.keep(self._identity, directory)
+                except OSError as error:
+                    status = failed(f"the identity cannot be kept: {error}", "it changes at the next boot; look at STATE")
+        self.board.post("identity", status)
+        self.authority = bootstrap.find_authority(bootstrap.sources(self.paths))
+        self._post_authority()
+        self.console.state_ready()
+
+    def _post_authority(self) -> None:
+        provenance = "; ".join(self.authority.provenance)
+        if self.authority.pem:
+            self.board.post("trust", CONVERGED)
+        else:
+            self.board.post("trust", failed(f"no client authority: {provenance}", "the console says how to give the node one"))
+
+    async def load_configuration(self) -> None:
+        """Take up the configuration on STATE."""
+        self.board.post("configuration", self.configuration.load())
+        self._write_names(self.configuration.current)
+        self.publish_trust()
+
+    async def start_network(self) -> None:
+        """Begin to look after the network."""
+        from machined.network.netlink import Events, Netlink
+        from machined.network.reconciler import NetworkReconciler
+
+        netlink = await self._exits.enter_async_context(Netlink())
+        self.network = NetworkReconciler(
+            netlink,
+            self.paths,
+            config=lambda: self.configuration.current.network,
+            hostname=lambda: self.hostname,
+            on_lease_change=lambda: self.trigger("network", "time"),
+            announce=lambda address: self.console.address(address.link, address.address),
+        )
+        events: Events = Events(lambda: self.trigger("network"))
+        events.start()
+        self._exits.callback(events.close)
+        self.reconcile("network", self.network.reconcile, NETWORK_RESYNC_S)
+
+    async def mount_data(self) -> None:
+        """DATA; what waits for it goes on whether it could be had or not."""
+        try:
+            self.board.post("data", await self.storage.mount_data())
+        except (BasaltError, OSError) as error:
+            self.board.post("data", failed_by(error, "containers cannot run; the API answers all the same"))
+        finally:
+            self.data_settled = True
+            self.trigger("time", "containers")
+
+    async def start_services(self) -> None:
+        """Begin to look after time and containers."""
+        timekeeper = TimeReconciler(
+            self.paths,
+            self.supervisor,
+            config=lambda: self.configuration.current.time,
+            leases=lambda: self.network.leases if self.network else (),
+            ready=lambda: self.data_settled,
+        )
+        self.reconcile("time", timekeeper.reconcile, TIME_RESYNC_S)
+        self.reconcile("containers", self._reconcile_containers, CONTAINERS_RESYNC_S)
+        self.reconcile("boot entry", self._reconcile_boot_entry, BOOT_ENTRY_RESYNC_S)
+        self.spawn(self._keep_time(), "clock")
+
+    # --- steps of the reconcilers that are too small for a module
+
+    async def _reconcile_containers(self) -> Status:
+        service = find("containerd")
+        if service is None or not (self.paths.root / paths.CONTAINERD.lstrip("/")).exists():
+            return waiting("this image has no containerd", "build one from a profile that has it")
+        if self.board.state_of("data") is not State.CONVERGED:
+            return waiting("DATA is not mounted", "containerd starts once it is")
+        changed = put(self.paths.containerd_conf, containerd_toml())
+        status = await self.supervisor.status(service)
+        if not status.wanted:
+            await self.supervisor.start("containerd")
+        elif changed:
+            await self.supervisor.restart("containerd")
+        if not status.up or not (self.paths.root / "run/containerd/containerd.sock").exists():
+            self.spawn(self._look_again("containers"), "containers again")
+            return waiting("containerd is starting")
+        return CONVERGED
+
+    async def _look_again(self, concern: str) -> None:
+        await asyncio.sleep(1)
+        self.trigger(concern)
+
+    async def _reconcile_boot_entry(self) -> Status:
+        """Give the running boot entry its tries back once the node has shown that it is well."""
+        entry = booted_entry(self.paths.efivars)
+        if entry is None:
+            return CONVERGED  # not counted: a direct kernel boot, or a loader without counting
+        unwell = [
+            concern for concern in ("state", "configuration", "api") if self.board.state_of(concern) is not State.CONVERGED
+        ]
+        if unwell:
+            return waiting(f"not all is well yet: {', '.join(unwell)}", "the boot is counted as good once it is")
+        with Esp(self.paths, self.storage.disk_directory) as esp:
+            name = rearm(esp, entry)
+        if name:
+            print(f"boot entry: {name}", flush=True)
+        return CONVERGED
+
+    async def _keep_time(self) -> None:
+        while True:
+            try:
+                storage.save_time(self.paths.clock)
+            except OSError as error:
+                print(f"clock: {error}", flush=True)
+            await asyncio.sleep(paths.CLOCK_SAVE_S)
+
+    # --- consequences of a configuration
+
+    def _pin_authority(self) -> None:
+        bootstrap.pin(self.paths, self.authority.pem)
+
+    def _configuration_changed(self, configuration: Configuration) -> None:
+        self.board.post("configuration", CONVERGED)
+        self._write_names(configuration)
+        self.publish_trust()
+        self.trigger("network", "time")
+
+    def _write_names(self, configuration: Configuration) -> None:
+        name = self.hostname
+        etc = self.paths.etc
+        put(etc / "hostname", f"{name}\n")
+        put(etc / "hosts", hosts(name))
+        put(etc / "machine-id", f"{self.identity.machine_id}\n")
+        if os.geteuid() == 0 and self.paths.root.samefile("/"):
+            socket.sethostname(name)
+
+    def publish_trust(self) -> None:
+        """Tell the gateway who the node is, whom it trusts and in which mode it is."""
+        trust = Trust(
+            self.mode,
+            self.identity.key_pem.decode(),
+            self.identity.certificate_pem.decode(),
+            self.authority.pem.decode(),
+        )
+        write_trust(self.paths.gateway_trust, trust, group=paths.UID_GATEWAY if os.geteuid() == 0 else None)
+
+    # --- tasks of the end
+
+    async def stop_services(self) -> None:
+        """Stop what machined has started, in the reverse order."""
+        for name in ("containerd", "chronyd"):
+            service = find(name)
+            if service and (await self.supervisor.status(service)).wanted:
+                await self.supervisor.stop(name, power.SERVICE_STOP_MS)
+
+    async def note_time(self) -> None:
+        """The last time known, for a clock that may stop while the node is off."""
+        storage.save_time(self.paths.clock)
+
+    async def end_supervision(self) -> None:
+        """End all services, machined among them; PID 1 does the rest."""
+        await self.supervisor.end()
