@@ -76,11 +76,13 @@ def kernel_graph(profile: Profile, debian: DebianLock) -> Step:
 def image_graph(name: str, *, version: str | None = None, client_ca: str | None = None) -> Image:
     """The graph of profile *name*.
 
+    :param name: of a profile, or the path of a profile file.
     :param version: what the image calls itself; letters, digits and ``.~-`` as systemd-boot sorts them.
     :param client_ca: PEM of certificate authorities whose clients the node accepts from the first contact on.
     :raises UsageError: when profile, locks or version are wrong.
     """
-    profile, debian, wheels = load(name), load_debian(), load_wheels()
+    named, debian, wheels = load(name), load_debian(), load_wheels()
+    profile = named.settings
     chosen = version or project_version()
     if not all(c.isascii() and (c.isalnum() or c in ".~-") for c in chosen) or len(chosen) > 40:
         # It becomes part of a file name on FAT, where "_" and "+" separate it from what systemd-boot counts.
@@ -90,14 +92,14 @@ def image_graph(name: str, *, version: str | None = None, client_ca: str | None 
             remedy="Give another --version",
         )
     epoch = build_epoch(debian)
-    identity = {"version": chosen, "profile": name, "build_epoch": epoch, "arch": "x86_64"}
+    identity = {"version": chosen, "profile": named.name, "build_epoch": epoch, "arch": "x86_64"}
     tools, pool = tree_step(debian, "image-tools"), pool_step(debian, "image")
     python = python_step(tools, pool, debian, wheels, to_table(profile.python))
     kernel = kernel_graph(profile, debian)
     parts = {
         "debian": debian_step(pool, python, debian, profile.packages),
         "modules": modules_step(kernel),
-        "os": os_step(tools, identity, client_ca),
+        "os": os_step(tools, identity, client_ca, named.overlay),
         "python": python,
     }
     root = root_step(tools, parts, to_table(profile.root), epoch)
@@ -105,7 +107,7 @@ def image_graph(name: str, *, version: str | None = None, client_ca: str | None 
     disk = disk_step(tools, root, uki, identity, to_table(profile.disk))
     manifest = manifest_step(root, uki, kernel, disk, identity)
     qcow2 = qcow2_step(tools, disk)
-    return Image(name, profile, identity, debian, wheels, tools, kernel, root, uki, disk, qcow2, manifest)
+    return Image(named.name, profile, identity, debian, wheels, tools, kernel, root, uki, disk, qcow2, manifest)
 
 
 def to_table(struct: Any) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import re
 import tomllib
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +79,7 @@ class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     :param description: one line, for ``osbuild profiles``.
     :param packages: files picked of Debian packages: globs by package name. Libraries follow by themselves.
+    :param overlay: a directory, relative to the profile, whose files are added to the root as they are.
     """
 
     description: str
@@ -87,6 +89,7 @@ class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     boot: Boot
     packages: dict[str, list[str]]
     python: Python
+    overlay: str = ""
 
 
 def available(directory: Path = paths.PROFILES) -> list[str]:
@@ -94,23 +97,78 @@ def available(directory: Path = paths.PROFILES) -> list[str]:
     return sorted(path.stem for path in directory.glob("*.toml"))
 
 
-def load(name: str, directory: Path = paths.PROFILES) -> Profile:
-    """Read profile *name*.
+@dataclass(frozen=True)
+class Named:
+    """A profile that was read: its name, its settings, and the directory of files to add, if it has one."""
+
+    name: str
+    settings: Profile
+    overlay: Path | None
+
+
+def load(name: str, directory: Path = paths.PROFILES) -> Named:
+    """Read profile *name*, or the file *name* when it ends in ``.toml``.
+
+    A profile with ``extends = "other"`` starts from profile *other*: its tables are merged into that one's, its values replace.
 
     :raises UsageError: when there is no such profile or it is wrong; with file, line and the nearest valid name.
     """
-    path = directory / f"{name}.toml"
+    path = _find(name, directory)
+    tables, text, shown = _read(path)
+    base = tables.pop("extends", None)
+    _refuse_unknown(tables, text, shown)
+    if base is not None:
+        if not isinstance(base, str):
+            raise UsageError(f"{shown}:{_line_of(text, ('extends',))}: 'extends' takes the name of one profile")
+        below, below_text, below_shown = _read(_find(base, directory))
+        if "extends" in below:
+            raise UsageError(
+                f"{shown}: extends '{base}', which extends another", remedy="Extend a profile that stands alone"
+            )
+        _refuse_unknown(below, below_text, below_shown)
+        tables = _merge(below, tables)
+    try:
+        settings = msgspec.convert(tables, Profile)
+    except msgspec.ValidationError as error:
+        where = re.search(r"`\$\.?([^`]*)`", str(error))
+        key = tuple(re.sub(r"\[.*?\]", "", where[1]).split(".")) if where else ()
+        raise UsageError(
+            f"{shown}:{_line_of(text, key)}: wrong value for '{'.'.join(key)}'" if key else f"{shown}: incomplete",
+            why=str(error).split(" - at")[0],
+            remedy="See docs/reference/profiles.md",
+        ) from error
+    overlay = (path.parent / settings.overlay).resolve() if settings.overlay else None
+    if overlay and not overlay.is_dir():
+        raise UsageError(f"{shown}:{_line_of(text, ('overlay',))}: there is no directory {settings.overlay}")
+    return Named(path.stem, settings, overlay)
+
+
+def _find(name: str, directory: Path) -> Path:
+    if name.endswith(".toml"):
+        if not Path(name).is_file():
+            raise UsageError(
+                f"there is no profile {name}", remedy=f"Give a file, or one of: {', '.join(available(directory))}"
+            )
+        return Path(name).absolute()
     known = available(directory)
     if name not in known:
         nearest = difflib.get_close_matches(name, known, 1)
         guess = f"Did you mean '{nearest[0]}'? " if nearest else ""
         raise UsageError(f"there is no profile '{name}'", remedy=f"{guess}Profiles: {', '.join(known)}")
-    text = path.read_text()
+    return directory / f"{name}.toml"
+
+
+def _read(path: Path) -> tuple[dict[str, Any], str, Path]:
+    """Tables and text of a profile, and its path as errors show it."""
     shown = path.relative_to(paths.PROJECT) if path.is_relative_to(paths.PROJECT) else path
+    text = path.read_text()
     try:
-        tables = tomllib.loads(text)
+        return tomllib.loads(text), text, shown
     except tomllib.TOMLDecodeError as error:
         raise UsageError(f"{shown} is not TOML", why=str(error)) from error
+
+
+def _refuse_unknown(tables: dict[str, Any], text: str, shown: Path) -> None:
     unknown = _unknown_key(tables, Profile, ())
     if unknown:
         key, valid = unknown
@@ -120,17 +178,15 @@ def load(name: str, directory: Path = paths.PROFILES) -> Profile:
             f"{shown}:{_line_of(text, key)}: unknown key '{'.'.join(key)}'",
             remedy=f"{guess}Valid here: {', '.join(valid)}",
         )
-    try:
-        return msgspec.convert(tables, Profile)
-    except msgspec.ValidationError as error:
-        where = re.search(r"`\$\.?([^`]*)`", str(error))
-        key_path = tuple(re.sub(r"\[.*?\]", "", where[1]).split(".")) if where else ()
-        reason = str(error).split(" - at")[0]
-        raise UsageError(
-            f"{shown}:{_line_of(text, key_path)}: wrong value for '{'.'.join(key_path)}'",
-            why=reason,
-            remedy="See docs/reference/profiles.md",
-        ) from error
+
+
+def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    """*base* with the values of *over*, table by table."""
+    merged = dict(base)
+    for key, value in over.items():
+        below = merged.get(key)
+        merged[key] = _merge(below, value) if isinstance(below, dict) and isinstance(value, dict) else value
+    return merged
 
 
 def _unknown_key(tables: Any, kind: Any, prefix: tuple[str, ...]) -> tuple[tuple[str, ...], list[str]] | None:

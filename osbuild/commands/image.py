@@ -29,7 +29,8 @@ from osbuild.store import Store
 def profiles(arguments: Arguments) -> int:
     """List the profiles with their descriptions."""
     rows = [
-        {"name": name, "description": profiles_module.load(name).description} for name in profiles_module.available()
+        {"name": name, "description": profiles_module.load(name).settings.description}
+        for name in profiles_module.available()
     ]
     text = show.table(("name", "description"), [(row["name"], row["description"]) for row in rows])
     show.answer(arguments.output_format, rows, text)

@@ -16,7 +16,7 @@ from osbuild.store import Store
 
 def kernel(arguments: Arguments) -> int:
     """Show counts, sizes and the hardening verdict."""
-    store, profile, debian = Store(), load(arguments.profile), load_debian()
+    store, profile, debian = Store(), load(arguments.profile).settings, load_debian()
     step = kernel_graph(profile, debian)
     progress = make_progress(arguments.progress)
     try:

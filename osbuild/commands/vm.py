@@ -146,10 +146,9 @@ def _until_ready(
 def _introduce(record: machines.Record, announced: Announced) -> None:
     """Write the node into the current context, by the fingerprint that its console shows, and ask it for its version."""
     contexts.add_node(record.name, record.endpoint, announced.fingerprint, default=True)
-    from basalt.client import connect
+    from basalt.client import Target, connect
 
-    context = contexts.ensure_context()
-    with connect(context, contexts.find_node(context, record.name)) as client:
+    with connect(Target.of_context(contexts.ensure_context(), record.name)) as client:
         client.version()
 
 

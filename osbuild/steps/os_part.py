@@ -15,13 +15,13 @@ import jinja2
 from machined.services import render_service_directories
 from osbuild import paths
 from osbuild.graph import Context, Step
-from osbuild.parts import Part, files_below
+from osbuild.parts import Part, files_below, select
 from osbuild.steps.python_part import PACKAGES, compile_tree
 
 TEMPLATES = paths.PROFILES / "templates"
-# Packages of this project that run on the node; what only operators and builders use stays out.
-_ON_NODE = ("basalt", "machined")
-_LEFT_OUT = ("basalt/client.py", "basalt/contexts.py", "basalt/docs.py", "basalt/stubs.py")
+# Sources of this project that run on the node; what only operators and builders use stays out.
+_ON_NODE = ("basalt/**.py", "machined/**.py")
+_LEFT_OUT = ("basalt/client/**", "basalt/context*.py", "basalt/docs*.py", "basalt/stubs.py")
 # Mount points and directories that must exist on a root that nobody can write to.
 DIRECTORIES = ("dev", "efi", "etc", "proc", "root", "run", "state", "sys", "tmp", "usr", "var")
 _LINKS = {
@@ -42,14 +42,25 @@ _LINKS = {
 _INIT = "#!/usr/bin/python3.13 -I\nfrom machined.init import main\n\nmain()\n"
 
 
-def os_step(tools: Step, identity: Mapping[str, Any], client_ca: str | None) -> Step:
-    """*identity* is the content of ``image.json``; *client_ca* a PEM bundle to trust from the first contact on."""
+def node_sources() -> list[Path]:
+    """Files of the checkout whose bytecode goes into the root, sorted."""
+    names = [f"{package}/{name}" for package in ("basalt", "machined") for name in files_below(paths.PROJECT / package)]
+    return [paths.PROJECT / name for name in select(names, _ON_NODE, _LEFT_OUT)]
+
+
+def os_step(tools: Step, identity: Mapping[str, Any], client_ca: str | None, overlay: Path | None) -> Step:
+    """What is Basalt's own.
+
+    :param identity: content of ``image.json``.
+    :param client_ca: a PEM bundle to trust from the first contact on.
+    :param overlay: a directory of the user's whose files are added as they are.
+    """
     return Step(
         "os",
         build_os,
         inputs={"tools": tools},
-        params={"identity": dict(identity), "client_ca": client_ca or ""},
-        files=[TEMPLATES, *(paths.PROJECT / name for name in _ON_NODE)],
+        params={"identity": dict(identity), "client_ca": client_ca or "", "overlay": str(overlay or "")},
+        files=[TEMPLATES, *node_sources(), *([overlay] if overlay else [])],
     )
 
 
@@ -68,17 +79,14 @@ def build_os(ctx: Context) -> None:
     part.write("init", _INIT.encode(), origin, executable=True)
     for link, target in _LINKS.items():
         part.link(link, target, origin)
-    _add_sources(part)
+    for source in node_sources():
+        part.add(source, f"{PACKAGES}/{source.relative_to(paths.PROJECT)}", "")
     compile_tree(ctx, part.tree, [PACKAGES])
     render_service_directories(part.tree / "usr/lib/basalt/services")
     part.origins.clear()
     part.adopt(lambda _name: origin)
+    if ctx.params["overlay"]:
+        overlay = Path(ctx.params["overlay"])
+        for name in files_below(overlay):
+            part.add(overlay / name, name, f"overlay {overlay.name}")
     part.save()
-
-
-def _add_sources(part: Part) -> None:
-    for package in _ON_NODE:
-        for name in files_below(paths.PROJECT / package):
-            path = Path(package) / name
-            if path.suffix == ".py" and str(path) not in _LEFT_OUT:
-                part.add(paths.PROJECT / path, f"{PACKAGES}/{path}", "")

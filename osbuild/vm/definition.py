@@ -54,16 +54,17 @@ def available(directory: Path = paths.MACHINES) -> list[str]:
 
 
 def load(name: str, directory: Path = paths.MACHINES) -> Machine:
-    """Read definition *name*.
+    """Read definition *name*, or the file *name* when it ends in ``.toml``.
 
     :raises UsageError: when there is none of that name, or it is wrong.
     """
     known = available(directory)
-    if name not in known:
+    as_file = name.endswith(".toml")
+    if name not in known and not (as_file and Path(name).is_file()):
         nearest = difflib.get_close_matches(name, known, 1)
         guess = f"Did you mean '{nearest[0]}'? " if nearest else ""
         raise UsageError(f"there is no machine '{name}'", remedy=f"{guess}Machines: {', '.join(known)}")
-    path = directory / f"{name}.toml"
+    path = Path(name) if as_file else directory / f"{name}.toml"
     try:
         return msgspec.convert(tomllib.loads(path.read_text()), Machine)
     except (tomllib.TOMLDecodeError, msgspec.ValidationError) as error:
