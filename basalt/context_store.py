@@ -135,6 +135,11 @@ class Change(Struct):
     def get(self, name: str) -> Context:
         return Contexts(current=self.current, contexts=self.contexts).get(name)
 
+    def settle(self, name: str) -> None:
+        """Make *name* the current context if there is none: the first one made is the one meant."""
+        if self.current not in self.contexts:
+            self.current = name
+
 
 @contextlib.contextmanager
 def changing() -> Iterator[Change]:

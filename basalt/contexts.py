@@ -41,9 +41,12 @@ from basalt.endpoint import parse_endpoint
 from basalt.errors import UsageError
 from basalt.roles import Role
 
-__all__ = ["Context", "Contexts", "Node", "config_path", "load"]
+__all__ = ["Context", "Contexts", "Node", "check_name", "config_path", "load"]
 
 AUTHORITY_LIFETIME = datetime.timedelta(days=3650)
+# Stands for every node of a context on a command line, so no node may be called so.
+ALL_NODES = "all"
+
 CLIENT_LIFETIME = datetime.timedelta(days=365)
 
 
@@ -67,6 +70,7 @@ def ensure_context(name: str | None = None) -> Context:
                 certificate=store(directory / "client.pem", client.certificate_pem),
                 key=store(directory / "client-key.pem", client.key_pem, secret=True),
             )
+            change.settle(wanted)
         return change.contexts[wanted]
 
 
@@ -84,6 +88,7 @@ def import_context(name: str, *, ca_pem: bytes, client: pki.Identity) -> Context
             certificate=store(directory / "client.pem", client.certificate_pem),
             key=store(directory / "client-key.pem", client.key_pem, secret=True),
         )
+        change.settle(name)
         return change.contexts[name]
 
 
@@ -117,7 +122,8 @@ def add_node(node: str, endpoint: str, fingerprint: str, *, context: str | None 
     :param default: make it the context's default node.
     """
     entry = Node(endpoint=str(parse_endpoint(endpoint)), fingerprint=pki.parse_fingerprint(fingerprint))
-    check_name(node, "node")
+    if check_name(node, "node") == ALL_NODES:
+        raise UsageError(f"{node!r} cannot be the name of a node", why="it stands for all of them")
     with changing() as change:
         wanted = change.current if context is None else context
         old = change.get(wanted)

@@ -1,0 +1,1 @@
+"""``osctl``: the operator's client for Basalt nodes."""

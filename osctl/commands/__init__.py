@@ -1,0 +1,1 @@
+"""What each command does; the table of them is :mod:`osctl.cli`."""

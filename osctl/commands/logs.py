@@ -1,0 +1,70 @@
+"""logs and dmesg: streams, written as they come."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from typing import TypeVar
+
+from basalt.client import Target, connect
+from basalt.commandline import Arguments, report_error
+from basalt.machine.v1 import machine_pb2 as api
+from osctl import output
+from osctl.fleet import Outcome, exit_code, stream_all
+from osctl.messages import plain
+from osctl.selection import targets_of, timeout_of
+
+T = TypeVar("T")
+
+
+def logs(arguments: Arguments) -> int:
+    def read(target: Target) -> Iterator[bytes]:
+        with connect(target, timeout_s=timeout_of(arguments)) as client:
+            yield from client.logs(arguments.service, follow=arguments.follow, tail_lines=arguments.tail)
+
+    def write(target: Target, chunk: bytes, label: bytes) -> None:
+        if arguments.form == "table":
+            _write(chunk, label)
+            return
+        for line in chunk.decode("utf-8", "replace").splitlines():
+            output.emit_line({"node": target.name, "line": line}, arguments.form)
+
+    return _stream(arguments, read, write)
+
+
+def dmesg(arguments: Arguments) -> int:
+    def read(target: Target) -> Iterator[api.KernelMessage]:
+        with connect(target, timeout_s=timeout_of(arguments)) as client:
+            yield from client.dmesg(follow=arguments.follow, tail_lines=arguments.tail)
+
+    def write(target: Target, message: api.KernelMessage, label: bytes) -> None:
+        if arguments.form == "table":
+            _write(f"[{message.timestamp_usec / 1e6:12.6f}] {message.text}\n".encode(), label)
+        else:
+            output.emit_line({"node": target.name, **plain(message)}, arguments.form)
+
+    return _stream(arguments, read, write)
+
+
+def _write(chunk: bytes, label: bytes) -> None:
+    """Write whole lines as they came, each behind *label*."""
+    if label:
+        chunk = b"".join(label + line for line in chunk.splitlines(keepends=True))
+    sys.stdout.buffer.write(chunk)
+    sys.stdout.buffer.flush()
+
+
+def _stream(
+    arguments: Arguments, read: Callable[[Target], Iterator[T]], write: Callable[[Target, T, bytes], None]
+) -> int:
+    targets = targets_of(arguments)
+    width = max(len(target.name) for target in targets)
+    failed: list[Outcome[T]] = []
+    for outcome in stream_all(targets, read):
+        if outcome.error is not None:
+            report_error("osctl", outcome.error, as_json=arguments.form == "json")
+            failed.append(outcome)
+        elif outcome.answer is not None:
+            label = f"{outcome.target.name.ljust(width)} | ".encode() if len(targets) > 1 else b""
+            write(outcome.target, outcome.answer, label)
+    return exit_code(failed)

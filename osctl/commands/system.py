@@ -1,0 +1,132 @@
+"""version, status, services, reboot, shutdown."""
+
+from __future__ import annotations
+
+import importlib.metadata
+
+from basalt.client import Target, connect
+from basalt.commandline import Arguments
+from basalt.machine.v1 import machine_pb2 as api
+from osctl import output
+from osctl.fleet import on_all
+from osctl.messages import plain
+from osctl.selection import targets_of, timeout_of
+
+
+def client_version() -> str:
+    """This client's version; "unknown" in a checkout that is not installed."""
+    try:
+        return importlib.metadata.version("basalt")
+    except importlib.metadata.PackageNotFoundError:
+        return "unknown"
+
+
+def version(arguments: Arguments) -> int:
+    if arguments.client:
+        own = {"client": client_version()}
+        if arguments.form == "table":
+            print(output.pairs(own))
+        else:
+            output.emit(own, arguments.form)
+        return 0
+
+    def ask(target: Target) -> api.VersionResponse:
+        with connect(target, timeout_s=timeout_of(arguments)) as client:
+            return client.version()
+
+    def text(answer: api.VersionResponse) -> str:
+        stages = ", ".join(f"{stage.name} {stage.duration_usec / 1e6:.2f} s" for stage in answer.boot_stages)
+        return output.pairs(
+            {
+                "version": f"{answer.version} ({answer.profile}, {answer.arch})",
+                "kernel": answer.kernel_release,
+                "slot": answer.slot or "none",
+                "root hash": answer.root_hash,
+                "node": answer.node_id,
+                "fingerprint": answer.fingerprint,
+                "boot": answer.boot_id,
+                **({"boot took": stages} if stages else {}),
+                "osctl": client_version(),
+            }
+        )
+
+    outcomes = on_all(targets_of(arguments), ask)
+    return output.show(outcomes, arguments.form, lambda answer: {**plain(answer), "client": client_version()}, text)
+
+
+def status(arguments: Arguments) -> int:
+    def ask(target: Target) -> api.StatusResponse:
+        with connect(target, timeout_s=timeout_of(arguments)) as client:
+            return client.status()
+
+    def text(answer: api.StatusResponse) -> str:
+        used = answer.memory_total_bytes - answer.memory_available_bytes
+        facts = output.pairs(
+            {
+                "mode": answer.mode,
+                "hostname": answer.hostname,
+                "generation": answer.generation or "none",
+                "addresses": ", ".join(f"{one.link} {one.address} ({one.source})" for one in answer.addresses)
+                or "none",
+                "memory": f"{output.size(used)} of {output.size(answer.memory_total_bytes)} used",
+                "up": output.duration(answer.uptime_s),
+            }
+        )
+        rows = [
+            (concern["name"], concern["state"], concern["reason"], concern["remedy"])
+            for concern in plain(answer)["concerns"]
+        ]
+        return f"{facts}\n\n{output.table(('concern', 'state', 'reason', 'what next'), rows)}" if rows else facts
+
+    return output.show(on_all(targets_of(arguments), ask), arguments.form, plain, text)
+
+
+def services(arguments: Arguments) -> int:
+    def ask(target: Target) -> api.ListServicesResponse:
+        with connect(target, timeout_s=timeout_of(arguments)) as client:
+            return client.services()
+
+    def text(answer: api.ListServicesResponse) -> str:
+        return output.table(
+            ("service", "state", "ready", "pid", "since", "restarts"),
+            [
+                (one.name, one.state, one.ready, one.pid or "-", output.duration(one.state_seconds), one.restarts)
+                for one in answer.services
+            ],
+        )
+
+    return output.show(on_all(targets_of(arguments), ask), arguments.form, plain, text)
+
+
+def reboot(arguments: Arguments) -> int:
+    from osctl.reboot import reboot_and_wait
+
+    def act(target: Target) -> dict[str, object]:
+        if arguments.wait is None:
+            with connect(target, timeout_s=timeout_of(arguments)) as client:
+                client.reboot()
+            return {"rebooted": False, "requested": True}
+        back = reboot_and_wait(target, timeout_s=timeout_of(arguments), wait_s=arguments.wait)
+        return {
+            "rebooted": True,
+            "requested": True,
+            "version": back.version,
+            "slot": back.slot,
+            "boot_id": back.boot_id,
+        }
+
+    def text(answer: dict[str, object]) -> str:
+        if not answer["rebooted"]:
+            return "rebooting"
+        return output.printable(f"back with version {answer['version']}, slot {answer['slot'] or 'none'}")
+
+    return output.show(on_all(targets_of(arguments), act), arguments.form, dict, text)
+
+
+def shutdown(arguments: Arguments) -> int:
+    def act(target: Target) -> dict[str, object]:
+        with connect(target, timeout_s=timeout_of(arguments)) as client:
+            client.shutdown()
+        return {"requested": True}
+
+    return output.show(on_all(targets_of(arguments), act), arguments.form, dict, lambda _: "switching off")

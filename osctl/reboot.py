@@ -1,0 +1,46 @@
+"""Following a node through its reboot."""
+
+from __future__ import annotations
+
+import time
+
+from basalt.client import Target, connect
+from basalt.client.diagnosis import FingerprintMismatchError
+from basalt.errors import BasaltError, UnreachableError
+from basalt.machine.v1 import machine_pb2 as api
+
+# Between two looks at a node that is down.
+POLL_INTERVAL_S = 1.0
+
+
+def reboot_and_wait(target: Target, *, timeout_s: float, wait_s: float) -> api.VersionResponse:
+    """Reboot a node and return when another boot of it answers.
+
+    The kernel's boot id tells the boots apart: a node that merely takes its time to go down still has the old one.
+
+    :param timeout_s: for each call; :param wait_s: for the whole way.
+    :raises UnreachableError: when it is not back in time, or came back as somebody else.
+    """
+    with connect(target, timeout_s=timeout_s) as client:
+        before = client.version().boot_id
+        client.reboot()
+    end = time.monotonic() + wait_s
+    last: BasaltError | None = None
+    while (left := end - time.monotonic()) > 0:
+        try:
+            with connect(target, timeout_s=min(timeout_s, left)) as client:
+                now = client.version()
+        except FingerprintMismatchError:
+            raise
+        except BasaltError as error:
+            # On its way down and up a node refuses in many ways; all but a wrong identity may pass.
+            last = error
+        else:
+            if now.boot_id != before:
+                return now
+        time.sleep(min(POLL_INTERVAL_S, max(0.0, end - time.monotonic())))
+    raise UnreachableError(
+        f"{target} is not back {wait_s:.0f} s after its reboot",
+        why=str(last) if last is not None else "it answers, but has not gone down",
+        remedy="look at its console; `osctl status` shows it once it answers",
+    )
