@@ -48,7 +48,7 @@ def _best_effort(path: str, text: str) -> None:
     try:
         _write(path, text)
     except OSError as error:
-        print(f"launch: {error}", file=sys.stderr)
+        print(f"launch: {path}: {error.strerror}", file=sys.stderr)
 
 
 def enter_cgroup(name: str, memory_min_bytes: int) -> None:

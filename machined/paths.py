@@ -52,6 +52,7 @@ STOP_GRACE_S = 2.0  # for calls in flight when a server stops
 LABEL_STATE = "STATE"
 LABEL_DATA = "DATA"
 LABEL_ESP = "ESP"
+LABELS_OF_IMAGE = (LABEL_ESP, "root-A", "verity-A", "root-B", "verity-B")  # what every image written by osbuild has
 MAKING_SUFFIX = ".new"  # a partition with this suffix is one that we began to make: the only kind that may be formatted
 STATE_BYTES = 256 * 1024 * 1024  # generations, identity, boot history: kilobytes; the rest keeps ext4's journal healthy
 DATA_BYTES_MIN = 64 * 1024 * 1024  # below this a container cannot even be unpacked: say so instead of making it

@@ -52,7 +52,10 @@ class Storage:
     async def mount_state(self) -> Status:
         """Have STATE mounted, whatever it takes; in memory when it cannot be had."""
         target = self._node.state
-        if filesystems.is_mounted(target):
+        mounted = filesystems.type_at(target)
+        if mounted == filesystems.VOLATILE:
+            return failed("STATE is not available: this boot had to begin without it", _VOLATILE_REMEDY)
+        if mounted:
             return CONVERGED
         try:
             await self._mount(paths.LABEL_STATE, target, filesystems.STATE_FLAGS)
@@ -65,7 +68,7 @@ class Storage:
     async def mount_data(self) -> Status:
         """Have DATA mounted, reaching to the end of the disk."""
         target = self._node.data
-        if not filesystems.is_mounted(target):
+        if not filesystems.type_at(target):
             await self._mount(paths.LABEL_DATA, target, filesystems.DATA_FLAGS)
         disk = read_disk(self.disk_directory)
         number = self._number(disk, paths.LABEL_DATA)

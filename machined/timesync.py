@@ -9,7 +9,7 @@ from basalt.config.documents import TimeConfig, TimeServer
 from machined import paths, syscalls
 from machined.network.dhcp.lease import Lease
 from machined.network.names import put
-from machined.reconcile import CONVERGED, Status, waiting
+from machined.reconcile import CONVERGED, Status, failed, waiting
 from machined.s6 import Supervisor
 from machined.services import find
 
@@ -83,6 +83,8 @@ class TimeReconciler:
             await self._supervisor.start("chronyd")
         elif changed:
             await self._supervisor.restart("chronyd")
+        elif not status.up:
+            return failed("chronyd keeps ending", "its log says why: osctl logs chronyd")
         if not syscalls.clock_is_synchronised():
             names = ", ".join(server.address for server in servers)
             return waiting(f"the clock does not follow {names} yet", "chronyd keeps asking; check that UDP port 123 gets through")

@@ -18,19 +18,22 @@ STATE_FLAGS = MS_NODEV | MS_NOSUID | MS_NOEXEC | MS_NOATIME
 DATA_FLAGS = MS_NODEV | MS_NOSUID | MS_NOATIME
 
 
-def mounted_at(table: str, target: str) -> str | None:
-    """The source mounted at *target* according to the text of ``/proc/self/mounts``; the last mount wins."""
-    source = None
+VOLATILE = "tmpfs"
+
+
+def mounted_type(table: str, target: str) -> str | None:
+    """The file system mounted at *target* according to the text of ``/proc/self/mounts``; the last mount wins."""
+    found = None
     for line in table.splitlines():
-        device, point, *_ = line.split(" ")
+        _, point, fstype, *_ = line.split(" ")
         if point == target:
-            source = device
-    return source
+            found = fstype
+    return found
 
 
-def is_mounted(target: Path) -> bool:
-    """Whether anything is mounted at *target*: true after a restart of machined."""
-    return mounted_at(Path("/proc/self/mounts").read_text(encoding="utf-8"), str(target)) is not None
+def type_at(target: Path) -> str | None:
+    """What is mounted at *target* now; something is after a restart of machined."""
+    return mounted_type(Path("/proc/self/mounts").read_text(encoding="utf-8"), str(target))
 
 
 async def check_and_mount(device: Path, target: Path, flags: int) -> None:
@@ -46,7 +49,7 @@ async def check_and_mount(device: Path, target: Path, flags: int) -> None:
 
 def mount_volatile(target: Path) -> None:
     """An empty file system in memory where a durable one cannot be had, so that the node answers and can say why."""
-    mount("tmpfs", str(target), "tmpfs", STATE_FLAGS, "mode=0755,size=32M")
+    mount("tmpfs", str(target), VOLATILE, STATE_FLAGS, "mode=0755,size=32M")
 
 
 def grow(mount_point: Path, partition_bytes: int) -> None:

@@ -80,6 +80,7 @@ def next_step(table: Table) -> Step | None:
 
     :raises BasaltError: the table does not allow what is needed; nothing was changed by asking.
     """
+    _refuse_foreign(table)
     _refuse_duplicates(table)
     if table.disk_bytes - table.usable_end_bytes >= paths.GROW_BYTES_MIN:
         return RelocateBackup()
@@ -96,6 +97,18 @@ def next_step(table: Table) -> Step | None:
         if label != partition.label and label in (paths.LABEL_STATE, paths.LABEL_DATA) and label not in labels:
             return Make(partition.number, label)
     return _growth(table)
+
+
+def _refuse_foreign(table: Table) -> None:
+    """The disk under the root is Basalt's own only when it has Basalt's layout; any other is not ours to write to."""
+    labels = {partition.label for partition in table.partitions}
+    absent = [label for label in paths.LABELS_OF_IMAGE if label not in labels]
+    if absent:
+        raise BasaltError(
+            "the disk that the node booted from is not laid out by osbuild",
+            why=f"it has no partition labelled {', '.join(absent)}",
+            remedy="write a disk image made by osbuild to it",
+        )
 
 
 def _refuse_duplicates(table: Table) -> None:
