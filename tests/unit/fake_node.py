@@ -28,8 +28,8 @@ DAY = datetime.timedelta(days=1)
 class Authority:
     """A client authority that has existed for a while, so that it can sign certificates of any date."""
 
-    def __init__(self, name: str = "test operators") -> None:
-        self.identity = pki.make_ca(name, 1000 * DAY, now=pki.utc_now() - 100 * DAY)
+    def __init__(self, name: str = "test operators", *, identity: pki.Identity | None = None) -> None:
+        self.identity = identity or pki.make_ca(name, 1000 * DAY, now=pki.utc_now() - 100 * DAY)
 
     def client(
         self,
