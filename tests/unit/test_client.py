@@ -11,17 +11,17 @@ import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
-import fake_node
 import grpc
 import pytest
 from cryptography import x509
-from fake_node import DAY, Authority, FakeNode
 
 from basalt import pki
 from basalt.client import Target, connect, diagnosis, tls
 from basalt.endpoint import Endpoint
 from basalt.errors import BasaltError, ExitCode, RefusedError, UnreachableError, UsageError
 from basalt.roles import Role
+from tests.unit import fake_node
+from tests.unit.fake_node import DAY, Authority, FakeNode
 
 HOUR = datetime.timedelta(hours=1)
 

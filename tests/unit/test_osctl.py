@@ -15,7 +15,6 @@ from typing import Any
 
 import pytest
 import yaml
-from fake_node import Authority, FakeNode
 
 from basalt import contexts, pki
 from basalt.commandline import build_parser
@@ -24,6 +23,7 @@ from osctl import reboot
 from osctl.__main__ import main
 from osctl.cli import COMMANDS, PROGRAM
 from osctl.output import duration, printable, size
+from tests.unit.fake_node import Authority, FakeNode
 
 DOCUMENTS = "apiVersion: basalt.dev/v1alpha1\nkind: MachineConfig\nhostname: a\n"
 
