@@ -11,15 +11,23 @@ import enum
 
 
 class ExitCode(enum.IntEnum):
-    """Exit codes of ``osbuild`` and ``osctl`` (documented in docs/reference/exit-codes.md)."""
+    """Exit codes of ``osbuild`` and ``osctl``, each with its meaning (docs/reference/exit-codes.md is made from here)."""
 
-    OK = 0
-    FAILED = 1  # the work was tried and failed
-    USAGE = 2  # the command line, a profile or a configuration is wrong; nothing was changed
-    UNREACHABLE = 3  # the node did not answer
-    REFUSED = 4  # the node answered and said no
-    STALE = 5  # a lock no longer matches the archive
-    INTERRUPTED = 130  # Ctrl-C
+    meaning: str
+
+    def __new__(cls, value: int, meaning: str) -> ExitCode:
+        code = int.__new__(cls, value)
+        code._value_ = value
+        code.meaning = meaning
+        return code
+
+    OK = 0, "it was done"
+    FAILED = 1, "the work was tried and failed"
+    USAGE = 2, "the command line, a profile or a configuration is wrong; nothing was changed"
+    UNREACHABLE = 3, "the node did not answer, or what answers is not that node"
+    REFUSED = 4, "the node answered and said no"
+    STALE = 5, "a lock no longer matches the archive"
+    INTERRUPTED = 130, "Ctrl-C, or SIGTERM"
 
 
 class BasaltError(Exception):

@@ -1,0 +1,207 @@
+"""Reference pages made from the code: ``python -m basalt.docs [--check]``.
+
+``docs/reference/cli-osctl.md`` comes from osctl's table of commands, ``configuration.md`` from the types of the
+configuration, ``exit-codes.md`` from the errors. All are committed; a test checks that they are fresh.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from basalt.commandline import Program
+from basalt.config import json_schema
+from basalt.config.documents import KINDS
+from basalt.errors import ExitCode
+
+DIRECTORY = Path(__file__).resolve().parent.parent / "docs" / "reference"
+_MADE = "<!-- Made by `python -m basalt.docs`; edit the code, not this page. -->"
+
+EXAMPLE = """\
+apiVersion: basalt.dev/v1alpha1
+kind: MachineConfig
+hostname: node-1
+labels:
+  example.org/rack: r12
+---
+apiVersion: basalt.dev/v1alpha1
+kind: NetworkConfig
+links:
+- match:
+    mac: 52:54:00:12:34:56
+  dhcp4: true
+- name: eth1
+  mtu: 9000
+  addresses:
+  - 192.0.2.10/24
+  - 2001:db8::10/64
+  routes:
+  - to: 198.51.100.0/24
+    via: 192.0.2.1
+dns:
+  servers: [192.0.2.53]
+  search: [example.org]
+---
+apiVersion: basalt.dev/v1alpha1
+kind: TimeConfig
+servers:
+- address: time.example.org
+  nts: true
+"""
+
+
+def command_line_page(program: Program) -> str:
+    """Every command of *program* with its arguments and an example."""
+    lines = [f"# {program.name}", "", _MADE, "", program.summary, ""]
+    if program.shared:
+        lines += [f"Options about {program.shared_title} stand before the command or after it:", ""]
+        lines += _options([(option.flags, option.settings) for option in program.shared])
+        lines.append("")
+    for command in program.commands:
+        words = " ".join(command.words)
+        lines += [f"## {program.name} {words}", "", f"{command.summary}. {command.detail}".strip(), ""]
+        lines += ["```", command.example, "```", ""]
+        options = [(option.flags, option.settings) for option in command.options]
+        if command.reads:
+            options.append((("-o",), {"metavar": "FORM", "help": "table (for people, the default), json or yaml"}))
+        lines += _options(options)
+        lines += ["", f"Also the options about {program.shared_title}.", ""] if command.shared else [""]
+    return _tidy(lines)
+
+
+def _options(options: list[tuple[tuple[str, ...], dict[str, Any]]]) -> list[str]:
+    lines = []
+    for flags, settings in options:
+        value = "" if settings.get("action") == "store_true" else settings.get("metavar", "VALUE")
+        if flags[0].startswith("-"):
+            name = ", ".join(flags) + (f" {f'[{value}]' if settings.get('nargs') == '?' else value}" if value else "")
+        else:
+            name = f"[{value}]" if settings.get("nargs") == "?" else value
+        required = " (required)" if settings.get("required") else ""
+        lines.append(f"- `{name}`{required}: {settings['help']}")
+    return lines
+
+
+def configuration_page() -> str:
+    """Every kind of document with its fields, from the same types that the decoder walks along."""
+    schema = json_schema()
+    lines = ["# Configuration documents", "", _MADE, ""]
+    lines += [
+        "A configuration is one or more YAML documents, at most one of each kind, separated by `---`. It is applied whole or",
+        "not at all. Reading is strict: an unknown field, a wrong type, a repeated name, an alias or a tag is an error that",
+        "names file, line and column. `osctl config validate FILE` checks without a node, `osctl config schema` prints a JSON",
+        "Schema for editors. `true` and `false` are the only booleans, whole numbers are decimal, and text needs no quotes.",
+        "",
+    ]
+    lines += ["```yaml", EXAMPLE.rstrip(), "```", ""]
+    for kind in KINDS:
+        lines += [f"## {kind}", "", *_struct(schema, kind)]
+    parts = [name for name in schema["$defs"] if name not in KINDS]
+    for part in parts:
+        lines += [f"## {part}", "", *_struct(schema, part)]
+    return _tidy(lines)
+
+
+def exit_codes_page() -> str:
+    """Every exit code with its meaning."""
+    lines = [
+        "# Exit codes",
+        "",
+        _MADE,
+        "",
+        "Of `osctl` and `osbuild` alike. With several nodes `osctl` ends with the code that",
+    ]
+    lines += ["all failures share, or with 1 where they differ.", "", "| code | meaning |", "|---|---|"]
+    lines += [f"| {code.value} | {code.meaning} |" for code in ExitCode]
+    return _tidy(lines)
+
+
+def _struct(schema: dict[str, Any], name: str) -> Iterator[str]:
+    definition = schema["$defs"][name]
+    yield definition["description"]
+    yield ""
+    yield "| field | type | default | meaning |"
+    yield "|---|---|---|---|"
+    for field, described in definition["properties"].items():
+        required = field in definition["required"]
+        default = "required" if required else _default(described)
+        meaning = described.get("description", "Which kind of document this is.")
+        if "examples" in described:
+            meaning += f" Example: `{described['examples'][0]}`."
+        yield f"| `{field}` | {_type(described)} | {default} | {meaning} |"
+    yield ""
+
+
+def _default(described: dict[str, Any]) -> str:
+    default = described.get("default")
+    if default is None or default in ({}, []):
+        return ""
+    return f"`{str(default).lower() if isinstance(default, bool) else default}`"
+
+
+def _type(described: dict[str, Any]) -> str:
+    if "$ref" in described:
+        name = described["$ref"].rpartition("/")[2]
+        return f"[{name}](#{name.lower()})"
+    if "enum" in described:
+        return " or ".join(f"`{value}`" for value in described["enum"])
+    match described["type"]:
+        case "array":
+            most = f", at most {described['maxItems']}" if "maxItems" in described else ""
+            items = described["items"]
+            example = f", such as `{items['examples'][0]}`" if "examples" in items else ""
+            return f"list of {_type(items)}{most}{example}"
+        case "object":
+            return "mapping of text to text"
+        case "integer":
+            return f"{described['minimum']} to {described['maximum']}"
+        case "boolean":
+            return "`true` or `false`"
+    return "text"
+
+
+def _tidy(lines: list[str]) -> str:
+    """One line break at the end, and never two blank lines."""
+    kept = [line for number, line in enumerate(lines) if line or (number and lines[number - 1])]
+    return "\n".join(kept).rstrip() + "\n"
+
+
+def pages() -> dict[str, str]:
+    """File name and content of every page."""
+    from osctl.cli import PROGRAM
+
+    return {
+        "cli-osctl.md": command_line_page(PROGRAM),
+        "configuration.md": configuration_page(),
+        "exit-codes.md": exit_codes_page(),
+    }
+
+
+def stale() -> list[str]:
+    """Names of the pages that do not say what the code says."""
+    return [
+        name
+        for name, content in pages().items()
+        if not (DIRECTORY / name).exists() or (DIRECTORY / name).read_text() != content
+    ]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m basalt.docs", description="Write the reference pages.")
+    parser.add_argument("--check", action="store_true", help="change nothing; fail when a page is stale")
+    if parser.parse_args().check:
+        found = stale()
+        if found:
+            print(f"stale: {', '.join(found)}; run `python -m basalt.docs`", file=sys.stderr)
+        return 1 if found else 0
+    DIRECTORY.mkdir(parents=True, exist_ok=True)
+    for name, content in pages().items():
+        (DIRECTORY / name).write_text(content)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
