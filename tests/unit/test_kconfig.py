@@ -204,7 +204,7 @@ def test_every_fragment_of_the_project_is_well_formed() -> None:
 
 @pytest.mark.parametrize("name", profile.available())
 def test_the_fragments_of_every_profile_agree(name: str) -> None:
-    request = fragments.load(paths.KERNEL_CONFIG, profile.load(name).kernel.fragments)
+    request = fragments.load(paths.KERNEL_CONFIG, profile.load(name).settings.kernel.fragments)
     # Traps of docs/decisions: each was once dropped silently, or cost a boot.
     for symbol in ("EROFS_FS", "MISC_FILESYSTEMS", "DM_INIT", "DM_VERITY", "FILE_LOCKING", "BINFMT_SCRIPT"):
         assert request[symbol].value == "y"
@@ -213,7 +213,7 @@ def test_the_fragments_of_every_profile_agree(name: str) -> None:
 def test_the_policy_fits_the_fragments() -> None:
     """No fragment asks for the opposite of a requirement unless the policy excepts it: fails here, not after a configuration run."""
     text = (paths.KERNEL_CONFIG / report.POLICY).read_text()
-    names = profile.load("minimal").kernel.fragments
+    names = profile.load("minimal").settings.kernel.fragments
     asked = fragments.values(fragments.load(paths.KERNEL_CONFIG, names))
     rules = policy.parse(text, "policy.toml")
     contradicted = {
