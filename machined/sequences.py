@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+import traceback
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Generic, TypeVar
@@ -81,5 +82,9 @@ async def _run_task(
         await task.action(subject)
     except (BasaltError, OSError) as failure:
         error = str(failure)
+    except Exception as defect:
+        # A defect of ours in one task must not end the daemon, and the API with it; its trace goes to the log.
+        traceback.print_exc()
+        error = f"internal error: {defect!r}"
     emit(StepEvent(sequence.name, phase.name, task.name, start, boottime_usec() - start, error))
     return not (error and task.required)

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from machined import paths
+
 if TYPE_CHECKING:
     from machined.node import Node
 
@@ -17,5 +19,6 @@ async def serve(node: Node) -> None:
     from machined.api.server import start
     from machined.api.watch import watch
 
-    await start(node)
+    server = await start(node)
+    node.on_close(lambda: server.stop(paths.STOP_GRACE_S))
     node.spawn(watch(node), "api")

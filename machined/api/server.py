@@ -41,7 +41,6 @@ async def start(node: Node) -> grpc.aio.Server:
     if os.geteuid() == 0:
         os.chown(socket, paths.UID_GATEWAY, paths.UID_GATEWAY)
     await server.start()
-    node.on_close(lambda: server.stop(paths.STOP_GRACE_S))
     node.stages.record("machined", node.started_usec, boottime_usec())
     node.on_serving()
     return server
