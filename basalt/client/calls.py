@@ -30,6 +30,8 @@ _OPTIONS: tuple[tuple[str, int | str], ...] = (
     # A node is reached directly or not at all: a proxy from the environment would only blur the errors.
     ("grpc.enable_http_proxy", 0),
     ("grpc.service_config_disable_resolution", 1),
+    # gRPC shares connections among channels of a process; another identity must never ride on this one's.
+    ("grpc.use_local_subchannel_pool", 1),
     # A failed handshake fails the call at once; trying again is the caller's decision.
     ("grpc.enable_retries", 0),
 )

@@ -97,8 +97,9 @@ def refused_certificate(
         said += f"; {clocks}"
     return RefusedError(
         what,
-        why=f"{said}; the certificate was signed by {issuer}, which is most likely not the authority that the node trusts",
-        remedy="use the context that the node was set up with (`osctl context list`, --context), or give the node this "
+        why=f"{said}; it was signed by {issuer}, and the node most likely trusts another authority, or none "
+        "(its console then says mode=locked)",
+        remedy="use the context that the node was set up with (`osctl context list`, --context), or give a new node this "
         "context's authority (`osctl context ca`)",
     )
 
