@@ -1,4 +1,4 @@
-"""Where a node's API listens: ``host:port``."""
+"""Where a node's API listens (``host:port``), and how long it may take to answer."""
 
 from __future__ import annotations
 
@@ -9,6 +9,9 @@ from typing import NamedTuple
 from basalt.errors import UsageError
 
 DEFAULT_PORT = 50000
+
+# For recognising a node and for each call. A node under emulation that has just come up needs several seconds.
+DEFAULT_TIMEOUT_S = 30.0
 
 
 class Endpoint(NamedTuple):

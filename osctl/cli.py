@@ -7,6 +7,7 @@ import datetime
 import re
 
 from basalt.commandline import Command, Option, Program, option
+from basalt.endpoint import DEFAULT_PORT, DEFAULT_TIMEOUT_S
 from basalt.roles import Role
 
 
@@ -48,7 +49,12 @@ NODE_OPTIONS = (
         "--fingerprint", metavar="SHA256:...", help="the node's certificate as its console shows it, for --endpoint"
     ),
     option("--context", metavar="NAME", help="use this context instead of the current one"),
-    option("--timeout", metavar="S", type=_seconds, help="seconds that a node may take to answer a call (default 15)"),
+    option(
+        "--timeout",
+        metavar="S",
+        type=_seconds,
+        help=f"seconds that a node may take to answer a call (default {DEFAULT_TIMEOUT_S:.0f})",
+    ),
 )
 
 _FILE = option("-f", "--file", required=True, metavar="FILE", help="YAML documents; - reads standard input")
@@ -244,7 +250,12 @@ COMMANDS = (
         "osctl context add-node n1 --endpoint 192.0.2.10 --fingerprint SHA256:...",
         (
             _node("node", "how you call it"),
-            option("--endpoint", required=True, metavar="HOST:PORT", help="where its API listens (port 50000)"),
+            option(
+                "--endpoint",
+                required=True,
+                metavar="HOST:PORT",
+                help=f"where its API listens (port {DEFAULT_PORT} unless it is given)",
+            ),
             option("--fingerprint", required=True, metavar="SHA256:...", help="as the node's console shows it"),
             _CONTEXT,
             option("--default", action="store_true", help="speak to it where the command line names no node"),

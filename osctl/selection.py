@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from basalt import contexts, pki
-from basalt.client import DEFAULT_TIMEOUT_S, Target
+from basalt.client import Target
 from basalt.commandline import Arguments
 from basalt.contexts import Context
-from basalt.endpoint import parse_endpoint
+from basalt.endpoint import DEFAULT_TIMEOUT_S, parse_endpoint
 from basalt.errors import UsageError
 
 

@@ -8,14 +8,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from basalt.client.target import Target
+from basalt.endpoint import DEFAULT_TIMEOUT_S
 
 if TYPE_CHECKING:
     from basalt.client.calls import Client
 
 __all__ = ["Target", "connect"]
-
-# For recognising a node and for each call, unless the caller says otherwise.
-DEFAULT_TIMEOUT_S = 15.0
 
 
 def connect(target: Target, *, timeout_s: float = DEFAULT_TIMEOUT_S) -> Client:

@@ -13,8 +13,9 @@ os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 import grpc
 
 from basalt import pki
-from basalt.client import DEFAULT_TIMEOUT_S, diagnosis, tls
+from basalt.client import diagnosis, tls
 from basalt.client.target import Target
+from basalt.endpoint import DEFAULT_TIMEOUT_S
 from basalt.errors import BasaltError
 from basalt.machine.v1 import machine_pb2 as api
 from basalt.machine.v1 import machine_pb2_grpc as stubs

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from cryptography import x509
 
 # How long each look at a node that just failed may take.
-DIAGNOSIS_TIMEOUT_S = 5.0
+DIAGNOSIS_TIMEOUT_S = 10.0
 
 
 class FingerprintMismatchError(UnreachableError):

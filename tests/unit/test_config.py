@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+import subprocess
+import sys
 from typing import Annotated
 
 import msgspec
@@ -266,6 +268,15 @@ def test_both_yaml_parsers_survive_broken_text(loader: str, monkeypatch: pytest.
         except config.ConfigError as error:
             assert error.problems
             assert all(1 <= problem.position.line <= lines for problem in error.problems)
+
+
+def test_node_pays_for_no_import_that_it_does_not_need() -> None:
+    code = (
+        "import sys, basalt.config, basalt.pki, basalt.roles\n"
+        "sys.exit(', '.join({'cryptography', 'grpc', 'google.protobuf', 'rich', 'difflib'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
+    assert done.stderr.strip() == ""
 
 
 def test_difference_is_empty_for_another_spelling_of_the_same() -> None:

@@ -81,7 +81,8 @@ def test_openssl_accepts_server_certificate_as_its_own_root(tmp_path: Path) -> N
     chain.write_bytes(identity.certificate_pem + identity.key_pem)
     server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     server.load_cert_chain(chain)
-    client = ssl.create_default_context(cadata=identity.certificate_pem.decode())
+    client = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    client.load_verify_locations(cadata=identity.certificate_pem.decode())
     ours, theirs = socket.socketpair()
 
     def serve() -> None:
