@@ -93,12 +93,13 @@ def qemu_command(machine: Machine, launch: Launch) -> list[str]:
         command += ["-drive", f"if=pflash,format=raw,unit=1,file={VM}/firmware-variables.fd"]
     else:
         command += ["-kernel", f"{IMAGE}/vmlinux", "-append", launch.cmdline]
+    disk = "virtio-blk-pci,drive=disk0" + (",bootindex=0" if machine.firmware == "ovmf" else "")
     command += ["-blockdev", f"driver=file,node-name=file0,filename={VM}/disk.qcow2,discard=unmap"]
     command += [
         "-blockdev",
         "driver=qcow2,node-name=disk0,file=file0,discard=unmap",
         "-device",
-        "virtio-blk-pci,drive=disk0,bootindex=0",
+        disk,
     ]
     # Port 0: the kernel picks one that is free, and QMP tells which. Nothing can collide.
     command += ["-netdev", f"user,id=net0,hostfwd=tcp:127.0.0.1:0-:{API_PORT}", "-device", "virtio-net-pci,netdev=net0"]

@@ -163,8 +163,7 @@ def launch(
             start_new_session=True,
         )
     try:
-        _wait_for_qmp(process, target / "qmp.sock", log)
-        port = qmp.forwarded_port(target / "qmp.sock", API_PORT)
+        port = _wait_for_qmp(process, target / "qmp.sock", log)
         pid = int((target / "qemu.pid").read_text())
         record = Record(
             name=name, profile=profile, machine=machine_name, definition=machine, accel=launching.accel, cmdline=launching.cmdline,
@@ -180,18 +179,26 @@ def launch(
     return record
 
 
-def _wait_for_qmp(process: subprocess.Popen[bytes], socket: Path, log: Path) -> None:
+def _wait_for_qmp(process: subprocess.Popen[bytes], socket: Path, log: Path) -> int:
+    """Wait until QEMU answers; returns the port that leads to the node's API.
+
+    :raises BasaltError: when QEMU ends instead, with what it said.
+    """
     deadline = time.monotonic() + _START_TIMEOUT_S
-    while not socket.exists():
+    while True:
         if process.poll() is not None:
             raise BasaltError(
                 "QEMU ended at its start",
                 why=log.read_text(errors="replace").strip()[-2000:],
                 remedy="Correct the machine definition in qemu/ that it complains about",
             )
+        # Bound, but not listening yet: a socket's file is there before anybody answers on it.
+        with contextlib.suppress(BasaltError):
+            if socket.exists():
+                return qmp.forwarded_port(socket, API_PORT)
         if time.monotonic() > deadline:
             raise BasaltError(
-                "QEMU does not start", why=f"no QMP socket after {_START_TIMEOUT_S} s", remedy=f"See {log}"
+                "QEMU does not start", why=f"no answer over QMP for {_START_TIMEOUT_S} s", remedy=f"See {log}"
             )
         time.sleep(0.02)
 
