@@ -222,6 +222,7 @@ class Node:
         events.start()
         self._exits.callback(events.close)
         self.reconcile("network", self.network.reconcile, NETWORK_RESYNC_S)
+        await self.settle("network")  # the links are up before the API's imports begin: the network works while they go on
 
     async def mount_data(self) -> None:
         """DATA; what waits for it goes on whether it could be had or not."""

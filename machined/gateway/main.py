@@ -37,9 +37,9 @@ _SERVER_OPTIONS = (
 )
 
 _INNER_OPTIONS = (
-    ("grpc.initial_reconnect_backoff_ms", 100),  # machined is back within a second or so of a crash
-    ("grpc.min_reconnect_backoff_ms", 100),
-    ("grpc.max_reconnect_backoff_ms", 1000),
+    ("grpc.initial_reconnect_backoff_ms", 50),  # machined is back within a second or so of a crash
+    ("grpc.max_reconnect_backoff_ms", 500),
+    ("grpc.min_reconnect_backoff_ms", 5000),  # despite its name: how long one attempt may take, and a busy node is slow
     ("grpc.max_receive_message_length", paths.MESSAGE_BYTES_MAX),
     ("grpc.max_send_message_length", paths.MESSAGE_BYTES_MAX),
     ("grpc.enable_http_proxy", 0),
@@ -88,10 +88,18 @@ class Gateway:
     async def start(self) -> None:
         """Listen."""
         await self._server.start()
+        self._connector = asyncio.create_task(self._keep_connected())
+
+    async def _keep_connected(self) -> None:
+        """Connect to machined before anybody calls, and again as soon as it is back (gRPC alone would wait for a call)."""
+        while True:
+            state = self._inner.get_state(try_to_connect=True)
+            await self._inner.wait_for_state_change(state)
 
     async def stop(self) -> None:
         """Let calls in flight end within the grace, then close."""
         await self._server.stop(paths.STOP_GRACE_S)
+        self._connector.cancel()
         await self._inner.close(None)
 
 

@@ -7,6 +7,8 @@ begin with ``basalt-``. Cancellation and flow control carry over, because each d
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import datetime
 import secrets
 from collections.abc import AsyncIterator, Mapping
@@ -26,6 +28,9 @@ ROLES = "basalt-roles"
 SERIAL = "basalt-serial"
 ADDRESS = "basalt-address"
 REQUEST_ID = "basalt-request-id"
+
+# How long a call waits for a machined that is just starting again before it is refused: most restarts are shorter.
+RIDE_OVER_S = 3.0
 
 RESTARTING = "machined is restarting; the node answers again in a moment"
 
@@ -87,7 +92,16 @@ class Relay(_Handler):
         verdict = decide(rule, mode, caller.roles)
         if verdict is not Verdict.ALLOWED:
             await context.abort(_STATUS[verdict], explain(verdict, rule, caller.roles))
+        await self._machined_is_there()
         return metadata_for(caller, context.peer(), request_id)
+
+    async def _machined_is_there(self) -> None:
+        """Wait a little for machined; what the call then finds is the call's own answer."""
+        if self._inner.get_state() is grpc.ChannelConnectivity.READY:
+            return
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(RIDE_OVER_S):
+                await self._inner.channel_ready()
 
     def _unary_unary(self, rule: Rule) -> Any:
         call = self._inner.unary_unary(rule.method, _AS_IS, _AS_IS)
