@@ -24,7 +24,10 @@ class ExitCode(enum.IntEnum):
     OK = 0, "it was done"
     FAILED = 1, "the work was tried and failed"
     USAGE = 2, "the command line, a profile or a configuration is wrong; nothing was changed"
-    UNREACHABLE = 3, "the node did not answer, or what answers is not that node"
+    UNREACHABLE = (
+        3,
+        "the node did not answer, is not the one that was pinned, or does not accept the client certificate",
+    )
     REFUSED = 4, "the node answered and said no"
     STALE = 5, "a lock no longer matches the archive"
     INTERRUPTED = 130, "Ctrl-C, or SIGTERM"

@@ -43,7 +43,12 @@ def _role(text: str) -> Role:
 
 
 NODE_OPTIONS = (
-    option("-n", "--nodes", metavar="A,B", help="nodes of the context, or 'all'; default: the context's default node"),
+    option(
+        "-n",
+        "--nodes",
+        metavar="A,B",
+        help="nodes of the context by name or HOST:PORT, or 'all'; default: the context's default node",
+    ),
     option("-e", "--endpoint", metavar="HOST:PORT", help="speak to this address, whether or not the context knows it"),
     option(
         "--fingerprint", metavar="SHA256:...", help="the node's certificate as its console shows it, for --endpoint"
@@ -61,14 +66,14 @@ _FILE = option("-f", "--file", required=True, metavar="FILE", help="YAML documen
 _GENERATION = option("--generation", type=_count, default=0, metavar="N", help="an earlier generation that is kept")
 _TAIL = option("--tail", type=_count, default=0, metavar="N", help="only the last N lines of what is there")
 _FOLLOW = option("-f", "--follow", action="store_true", help="go on with what comes, until Ctrl-C")
-_WAIT = option(
-    "--wait",
-    nargs="?",
-    type=_seconds,
-    const=600.0,
-    metavar="S",
-    help="wait until the node is back from its reboot, at most S seconds (default 600)",
-)
+
+
+def _wait(what: str) -> Option:
+    return option(
+        "--wait", nargs="?", type=_seconds, const=600.0, metavar="S", help=f"{what}, at most S seconds (default 600)"
+    )
+
+
 # SUPPRESS: a --context before the command must not be overwritten by a default after it.
 _CONTEXT = option("--context", metavar="NAME", default=argparse.SUPPRESS, help="default: the current one")
 
@@ -129,11 +134,19 @@ COMMANDS = (
         "Reboot a node",
         "system:reboot",
         "osctl reboot --wait",
-        (_WAIT,),
+        (_wait("wait until the node is back from its reboot"),),
         reads=True,
         shared=True,
     ),
-    Command(("shutdown",), "Switch a node off", "system:shutdown", "osctl shutdown -n n1", reads=True, shared=True),
+    Command(
+        ("shutdown",),
+        "Switch a node off",
+        "system:shutdown",
+        "osctl shutdown -n n1 --wait",
+        (_wait("wait until nothing listens at its address any more"),),
+        reads=True,
+        shared=True,
+    ),
     Command(
         ("services",), "List a node's programs", "system:services", "osctl services -o json", reads=True, shared=True
     ),

@@ -1,7 +1,7 @@
 """Answers on standard output: tables for people, JSON and YAML for programs.
 
-With one node a program gets that node's object, with several a list of objects, each with ``node`` and either the
-answer's fields or ``error``, ``why`` and ``remedy``.
+With one node a program gets that node's object (or its list, where the answer is one), with several a list of objects,
+each with ``node`` and either the answer's fields or ``error``, ``why`` and ``remedy``.
 """
 
 from __future__ import annotations
@@ -19,19 +19,26 @@ Row = Sequence[object]
 
 
 def show(
-    outcomes: Sequence[Outcome[T]], form: str, fields: Callable[[T], dict[str, Any]], text: Callable[[T], str]
+    outcomes: Sequence[Outcome[T]],
+    form: str,
+    fields: Callable[[T], dict[str, Any]],
+    text: Callable[[T], str],
+    *,
+    listing: str = "",
 ) -> int:
     """Print what came of every node.
 
     :param fields: an answer for a program.
     :param text: an answer for people.
+    :param listing: the field that is the whole answer of one node.
     :returns: the exit code.
     """
     several = len(outcomes) > 1
     if form != "table":
         objects = [_as_object(outcome, fields) for outcome in outcomes if outcome.error is None or several]
         if objects:
-            emit(objects if several else objects[0], form)
+            single = objects[0][listing] if listing and not several else objects[0]
+            emit(objects if several else single, form)
     for outcome in outcomes:
         if outcome.error is not None:
             if form == "table" or not several:

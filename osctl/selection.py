@@ -26,9 +26,9 @@ def targets_of(arguments: Arguments) -> list[Target]:
     if arguments.endpoint is not None:
         return [_endpoint(arguments.endpoint, arguments.fingerprint, names, context)]
     if arguments.fingerprint is not None:
-        raise UsageError(
-            "--fingerprint goes with --endpoint", remedy="name the node's address with --endpoint HOST:PORT"
-        )
+        if len(names) != 1 or names[0] in context.nodes:
+            raise UsageError("--fingerprint goes with one address", remedy="name it with --endpoint HOST:PORT")
+        return [_endpoint(names[0], arguments.fingerprint, [], context)]
     if not names:
         if context.node is None:
             raise UsageError(
@@ -37,7 +37,14 @@ def targets_of(arguments: Arguments) -> list[Target]:
                 "both as the node's console shows them",
             )
         names = [context.node]
-    return [Target.of_context(context, name) for name in names]
+    return [_named(name, context) for name in names]
+
+
+def _named(name: str, context: Context) -> Target:
+    """A node by its name, or by an address that the context knows."""
+    if name not in context.nodes and ":" in name:
+        return _endpoint(name, None, [], context)
+    return Target.of_context(context, name)
 
 
 def _names(text: str | None, context: Context) -> list[str]:

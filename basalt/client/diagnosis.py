@@ -22,6 +22,10 @@ class FingerprintMismatchError(UnreachableError):
     """What answered is not the node that was pinned."""
 
 
+class CertificateRefusedError(UnreachableError):
+    """The node ended the TLS handshake because of the client's certificate: no call ever reached its API."""
+
+
 def fingerprint_mismatch(target: Target, found: str) -> FingerprintMismatchError:
     return FingerprintMismatchError(
         f"what answers at {target.endpoint} is not the node {target.name!r}",
@@ -68,7 +72,7 @@ def refused_certificate(
     refusal: tls.Refusal,
     now: datetime.datetime,
     theirs: datetime.datetime | None,
-) -> RefusedError:
+) -> CertificateRefusedError:
     """Why a node refused *certificate*, from the certificate and the two clocks.
 
     :param now: this machine's clock.
@@ -82,20 +86,20 @@ def refused_certificate(
     )
     ours_fits = start <= now <= end
     if theirs is not None and ours_fits and not start <= theirs <= end:
-        return RefusedError(
+        return CertificateRefusedError(
             what,
             why=f"the clocks differ: {clocks}",
             remedy="set the clock that is wrong; a node without time servers has the clock of its hardware",
         )
     if not ours_fits:
-        state = "has expired" if now > end else "is not valid yet"
+        state = "has expired" if now > end else "is not yet valid"
         renew = "`osctl context renew` makes a new one" if now > end else "if this machine's clock is wrong, set it"
-        return RefusedError(what, why=f"the certificate {state}: {clocks}", remedy=renew)
+        return CertificateRefusedError(what, why=f"the certificate {state}: {clocks}", remedy=renew)
     said = f"{refusal.meaning}{f' (alert {refusal.alert.lower()})' if refusal.alert else ''}"
     issuer = certificate.issuer.rfc4514_string()
     if theirs is None and refusal.alert in ("", "CERTIFICATE_EXPIRED"):
         said += f"; {clocks}"
-    return RefusedError(
+    return CertificateRefusedError(
         what,
         why=f"{said}; it was signed by {issuer}, and the node most likely trusts another authority, or none "
         "(its console then says mode=locked)",

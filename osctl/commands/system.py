@@ -95,11 +95,11 @@ def services(arguments: Arguments) -> int:
             ],
         )
 
-    return output.show(on_all(targets_of(arguments), ask), arguments.form, plain, text)
+    return output.show(on_all(targets_of(arguments), ask), arguments.form, plain, text, listing="services")
 
 
 def reboot(arguments: Arguments) -> int:
-    from osctl.reboot import reboot_and_wait
+    from osctl.following import reboot_and_wait
 
     def act(target: Target) -> dict[str, object]:
         if arguments.wait is None:
@@ -124,9 +124,16 @@ def reboot(arguments: Arguments) -> int:
 
 
 def shutdown(arguments: Arguments) -> int:
+    from osctl.following import wait_until_gone
+
     def act(target: Target) -> dict[str, object]:
         with connect(target, timeout_s=timeout_of(arguments)) as client:
             client.shutdown()
-        return {"requested": True}
+        if arguments.wait is not None:
+            wait_until_gone(target, wait_s=arguments.wait)
+        return {"requested": True, "gone": arguments.wait is not None}
 
-    return output.show(on_all(targets_of(arguments), act), arguments.form, dict, lambda _: "switching off")
+    def text(answer: dict[str, object]) -> str:
+        return "gone" if answer["gone"] else "switching off"
+
+    return output.show(on_all(targets_of(arguments), act), arguments.form, dict, text)

@@ -98,6 +98,7 @@ class FakeNode(
         self.followed = threading.Event()  # set by the node when a follower has got what there was
         self.asked_to: list[str] = []
         self.on_reboot: Callable[[], None] = lambda: None
+        self.on_shutdown: Callable[[], None] = lambda: None
         self.port = 0
         self._server: grpc.Server | None = None
 
@@ -184,6 +185,7 @@ class FakeNode(
     def Shutdown(self, request: api.ShutdownRequest, context: grpc.ServicerContext) -> api.ShutdownResponse:
         self._refuse(context)
         self.asked_to.append("shutdown")
+        threading.Thread(target=self.on_shutdown).start()
         return api.ShutdownResponse()
 
     def ApplyConfig(self, request: api.ApplyConfigRequest, context: grpc.ServicerContext) -> api.ApplyConfigResponse:

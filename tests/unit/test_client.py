@@ -77,7 +77,7 @@ def test_impostor_that_appears_after_the_check_is_refused_by_grpc_against_fake_n
 
 def test_certificate_of_another_authority_is_told_as_such_against_fake_node(node: FakeNode) -> None:
     error = refusal(node.target(Authority("strangers").client("mallory")))
-    assert isinstance(error, RefusedError)
+    assert isinstance(error, diagnosis.CertificateRefusedError)
     assert error.what == f"node-1 ({node.endpoint}) refuses the certificate of 'mallory'"
     assert "signed by CN=strangers" in error.why
     assert "osctl context ca" in error.remedy
@@ -85,7 +85,7 @@ def test_certificate_of_another_authority_is_told_as_such_against_fake_node(node
 
 def test_expired_certificate_is_told_with_both_clocks_against_fake_node(node: FakeNode) -> None:
     error = refusal(node.target(node.authority.client(starts_in=-2 * DAY, lifetime=HOUR)))
-    assert isinstance(error, RefusedError)
+    assert isinstance(error, diagnosis.CertificateRefusedError)
     assert error.why.startswith("the certificate has expired: it is valid from ")
     assert "this machine's clock says " in error.why
     assert "the node's 20" in error.why, "gRPC's TLS tells the node's clock"
@@ -94,8 +94,8 @@ def test_expired_certificate_is_told_with_both_clocks_against_fake_node(node: Fa
 
 def test_certificate_of_the_future_is_told_with_both_clocks_against_fake_node(node: FakeNode) -> None:
     error = refusal(node.target(node.authority.client(starts_in=2 * DAY)))
-    assert isinstance(error, RefusedError)
-    assert error.why.startswith("the certificate is not valid yet: ")
+    assert isinstance(error, diagnosis.CertificateRefusedError)
+    assert error.why.startswith("the certificate is not yet valid: ")
     assert "the node's 20" in error.why
 
 

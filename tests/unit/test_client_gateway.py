@@ -15,7 +15,7 @@ import grpc.aio
 import pytest
 
 from basalt import pki
-from basalt.client import Target, connect
+from basalt.client import Target, connect, diagnosis
 from basalt.endpoint import Endpoint
 from basalt.errors import BasaltError, RefusedError, UnreachableError
 from basalt.machine.v1 import machine_pb2 as api
@@ -121,10 +121,10 @@ def test_refused_certificates_are_explained(tmp_path: Path, authority: Authority
     expired = authority.client(starts_in=-2 * DAY, lifetime=datetime.timedelta(hours=1))
     with gateway(tmp_path, CONFIGURED, authority.identity.certificate_pem, server) as endpoint:
         stranger = refusal(endpoint, server, Authority("strangers").client())
-        assert isinstance(stranger, RefusedError)
+        assert isinstance(stranger, diagnosis.CertificateRefusedError)
         assert "signed by CN=strangers" in stranger.why
         late = refusal(endpoint, server, expired)
-        assert isinstance(late, RefusedError)
+        assert isinstance(late, diagnosis.CertificateRefusedError)
         assert "has expired" in late.why
         assert "the node's 20" in late.why
 
@@ -132,7 +132,7 @@ def test_refused_certificates_are_explained(tmp_path: Path, authority: Authority
 def test_locked_node_is_explained(tmp_path: Path, authority: Authority, server: pki.Identity) -> None:
     with gateway(tmp_path, LOCKED, b"", server) as endpoint:
         error = refusal(endpoint, server, authority.client())
-    assert isinstance(error, RefusedError)
+    assert isinstance(error, diagnosis.CertificateRefusedError)
     assert "mode=locked" in error.why
 
 

@@ -19,7 +19,7 @@ import yaml
 from basalt import contexts, pki
 from basalt.commandline import build_parser
 from basalt.errors import ExitCode
-from osctl import reboot
+from osctl import following
 from osctl.__main__ import main
 from osctl.cli import COMMANDS, PROGRAM
 from osctl.output import duration, printable, size
@@ -110,6 +110,7 @@ def test_services_are_aligned_against_fake_node(node: FakeNode, osctl: Osctl) ->
         "machined  up          yes    100  1 h 1 min  0",
         "chronyd   restarting  no     -    0 s        3",
     ]
+    assert [service["name"] for service in osctl.json("services")] == ["machined", "chronyd"]
 
 
 def test_configuration_goes_there_and_back_against_fake_node(node: FakeNode, osctl: Osctl, home: Path) -> None:
@@ -177,6 +178,13 @@ def test_node_is_chosen_by_address_and_fingerprint_against_fake_node(node: FakeN
     assert "nothing says how to recognise the node" in osctl.err
     answer = osctl.json(f"version -e {node.endpoint} --fingerprint {node.identity.fingerprint.upper()}")
     assert answer["node"] == str(node.endpoint)
+    assert osctl.json(f"version -n {node.endpoint} --fingerprint {node.identity.fingerprint}") == answer
+
+
+def test_node_of_the_context_is_found_by_its_address_against_fake_node(node: FakeNode, osctl: Osctl) -> None:
+    assert osctl.json(f"version -n {node.endpoint}")["node"] == "n1"
+    osctl(f"version -n n1 --fingerprint {node.identity.fingerprint}", code=ExitCode.USAGE)
+    assert "--fingerprint goes with one address" in osctl.err
 
 
 def test_wrong_fingerprint_ends_with_unreachable_against_fake_node(node: FakeNode, osctl: Osctl) -> None:
@@ -203,7 +211,7 @@ def test_reboot_is_followed_to_the_next_boot_against_fake_node(
         node.boot += 1
         node.start()
 
-    monkeypatch.setattr(reboot, "POLL_INTERVAL_S", 0.01)
+    monkeypatch.setattr(following, "POLL_INTERVAL_S", 0.01)
     node.on_reboot = power_cycle
     assert osctl("reboot --wait") == "back with version 0.1.0, slot A\n"
     assert osctl.json("reboot --wait 60")["boot_id"] == "boot-3"
@@ -212,7 +220,7 @@ def test_reboot_is_followed_to_the_next_boot_against_fake_node(
 def test_node_that_stays_away_is_told_against_fake_node(
     node: FakeNode, osctl: Osctl, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reboot, "POLL_INTERVAL_S", 0.01)
+    monkeypatch.setattr(following, "POLL_INTERVAL_S", 0.01)
     osctl("reboot --wait 0.2", code=ExitCode.UNREACHABLE)
     assert "it answers, but has not gone down" in osctl.err
 
@@ -225,10 +233,20 @@ def test_node_that_comes_back_as_somebody_else_is_told_at_once_against_fake_node
         node.identity = pki.make_server_identity("n1", pki.utc_now())
         node.start()
 
-    monkeypatch.setattr(reboot, "POLL_INTERVAL_S", 0.01)
+    monkeypatch.setattr(following, "POLL_INTERVAL_S", 0.01)
     node.on_reboot = wiped
     osctl("reboot --wait", code=ExitCode.UNREACHABLE)
     assert "is not the node 'n1'" in osctl.err
+
+
+def test_shutdown_is_followed_until_nothing_listens_against_fake_node(
+    node: FakeNode, osctl: Osctl, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(following, "POLL_INTERVAL_S", 0.01)
+    osctl("shutdown --wait 0.2", code=ExitCode.FAILED)
+    assert "still listens 0 s after it was switched off" in osctl.err
+    node.on_shutdown = node.stop
+    assert osctl("shutdown --wait") == "gone\n"
 
 
 def test_logs_are_the_bytes_that_the_node_sent_against_fake_node(

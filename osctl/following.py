@@ -1,7 +1,8 @@
-"""Following a node through its reboot."""
+"""Following a node through its reboot or to its end."""
 
 from __future__ import annotations
 
+import socket
 import time
 
 from basalt.client import Target, connect
@@ -11,6 +12,9 @@ from basalt.machine.v1 import machine_pb2 as api
 
 # Between two looks at a node that is down.
 POLL_INTERVAL_S = 1.0
+
+# Nothing that is switched on takes longer to accept a TCP connection.
+CONNECT_TIMEOUT_S = 10.0
 
 
 def reboot_and_wait(target: Target, *, timeout_s: float, wait_s: float) -> api.VersionResponse:
@@ -44,3 +48,20 @@ def reboot_and_wait(target: Target, *, timeout_s: float, wait_s: float) -> api.V
         why=str(last) if last is not None else "it answers, but has not gone down",
         remedy="look at its console; `osctl status` shows it once it answers",
     )
+
+
+def wait_until_gone(target: Target, *, wait_s: float) -> None:
+    """Return when nothing listens at the node's address any more.
+
+    An API that is silent is not enough: it goes long before the file systems are unmounted.
+
+    :raises BasaltError: when it is still there after *wait_s*.
+    """
+    end = time.monotonic() + wait_s
+    while (left := end - time.monotonic()) > 0:
+        try:
+            socket.create_connection(target.endpoint, min(CONNECT_TIMEOUT_S, left)).close()
+        except OSError:
+            return
+        time.sleep(min(POLL_INTERVAL_S, max(0.0, end - time.monotonic())))
+    raise BasaltError(f"{target} still listens {wait_s:.0f} s after it was switched off", remedy="look at its console")
