@@ -24,7 +24,7 @@ $(VENV)/.done: pyproject.toml locks/constraints.txt
 	touch $@
 
 demo: setup ## build the minimal image, boot it, configure it over mutual TLS, leave it running
-	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m tests.demo
+	@PATH="$(CURDIR)/$(BIN):$$PATH" ./demo
 
 test: setup lint unit image-test node-test ## everything
 

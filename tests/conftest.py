@@ -15,7 +15,7 @@ PROJECT = Path(__file__).resolve().parent.parent
 BIN = Path(sys.executable).parent
 
 
-class Failed(AssertionError):
+class UnexpectedExitError(AssertionError):
     """A command ended with another exit code than the test expected."""
 
 
@@ -25,7 +25,7 @@ def command(*argv: str | Path, expect: int = 0, env: dict[str, str] | None = Non
     done = subprocess.run(words, capture_output=True, text=True, check=False, cwd=PROJECT, env=os.environ | (env or {}))
     shown = f"$ {' '.join(str(word) for word in argv)}\n{done.stdout}\n{done.stderr}"
     if done.returncode != expect:
-        raise Failed(f"exit code {done.returncode}, not {expect}\n{shown}")
+        raise UnexpectedExitError(f"exit code {done.returncode}, not {expect}\n{shown}")
     assert "Traceback" not in done.stderr, shown
     return done
 
@@ -38,4 +38,13 @@ def answer(*argv: str | Path, env: dict[str, str] | None = None) -> Any:
 @pytest.fixture(scope="session")
 def minimal(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """The minimal image, as ``osbuild image -o json`` describes it. Its artifacts lie in a directory of the test's."""
-    return answer("osbuild", "image", "--profile", "minimal", "--format", "raw,qcow2", "--output", tmp_path_factory.mktemp("minimal"))
+    return answer(
+        "osbuild",
+        "image",
+        "--profile",
+        "minimal",
+        "--format",
+        "raw,qcow2",
+        "--output",
+        tmp_path_factory.mktemp("minimal"),
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import sys
 import time
 from dataclasses import dataclass, field
@@ -22,6 +23,8 @@ from osbuild.vm import accel, definition, machines
 
 _PREFIX = "basalt: "
 _TAIL_LINES = 15
+# Firmware clears the screen and moves about on it (ECMA-48 control sequences).
+_ESCAPES = re.compile(r"\x1b\[[0-9;=?]*[A-Za-z]")
 
 
 @dataclass
@@ -114,7 +117,7 @@ def _until_ready(
     announced = Announced()
     tail: list[str] = []
     for line in machines.console_lines(record, offset, lambda: time.monotonic() > deadline):
-        text = line.decode(errors="replace").rstrip("\r")
+        text = _ESCAPES.sub("", line.decode(errors="replace")).rstrip("\r")
         tail = [*tail[-_TAIL_LINES + 1 :], text]
         announced.take(text)
         if not quiet:

@@ -96,7 +96,9 @@ def test_flipped_bit_in_the_root_is_caught(boot: Boot) -> None:
     # The root begins behind the 1 GiB ESP; block 1 holds the first inodes, and every boot reads it.
     offset = (1 + 1024) * 2**20 + 4096
     sandbox = Sandbox(tools, (Bind(directory, "/vm", writable=True),))
-    sandbox.run(["qemu-io", "-c", f"write -P 0xa5 {offset} 512", "/vm/disk.qcow2"], log=directory / "qemu-io.log", cwd="/vm")
+    sandbox.run(
+        ["qemu-io", "-c", f"write -P 0xa5 {offset} 512", "/vm/disk.qcow2"], log=directory / "qemu-io.log", cwd="/vm"
+    )
     console = Path(node.facts["console"])
     seen = console.stat().st_size
     failed = command("osbuild", "start", node.name, "--timeout", "60", expect=1)
