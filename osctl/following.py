@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 import time
 
-from basalt.client import Target, connect
+from basalt.client import Target, connect, tls
 from basalt.client.diagnosis import FingerprintMismatchError
 from basalt.errors import BasaltError, UnreachableError
 from basalt.machine.v1 import machine_pb2 as api
@@ -13,8 +13,8 @@ from basalt.machine.v1 import machine_pb2 as api
 # Between two looks at a node that is down.
 POLL_INTERVAL_S = 1.0
 
-# Nothing that is switched on takes longer to accept a TCP connection.
-CONNECT_TIMEOUT_S = 10.0
+# A node that is up accepts a connection within this, even under emulation.
+CONNECT_TIMEOUT_S = 5.0
 
 
 def reboot_and_wait(target: Target, *, timeout_s: float, wait_s: float) -> api.VersionResponse:
@@ -32,6 +32,8 @@ def reboot_and_wait(target: Target, *, timeout_s: float, wait_s: float) -> api.V
     last: BasaltError | None = None
     while (left := end - time.monotonic()) > 0:
         try:
+            # A look that costs little first: a call to a machine that is half way up may hang until its deadline.
+            tls.fetch_certificate(target.endpoint, timeout_s=min(CONNECT_TIMEOUT_S, left))
             with connect(target, timeout_s=min(timeout_s, left)) as client:
                 now = client.version()
         except FingerprintMismatchError:

@@ -13,7 +13,7 @@ os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 import grpc
 
 from basalt import pki
-from basalt.client import diagnosis, tls
+from basalt.client import diagnosis, known, tls
 from basalt.client.target import Target
 from basalt.endpoint import DEFAULT_TIMEOUT_S
 from basalt.errors import BasaltError
@@ -51,16 +51,20 @@ _Response = TypeVar("_Response")
 def connect(target: Target, *, timeout_s: float = DEFAULT_TIMEOUT_S) -> Client:
     """Recognise the node and open a connection to it.
 
-    The certificate that answers is compared with the pin first; then gRPC gets that very certificate as its only root,
-    so it is gRPC's own handshake that verifies the node, and an impostor in between gains nothing.
+    The certificate that answers is compared with the pin; then gRPC gets that very certificate as its only root, so it
+    is gRPC's own handshake that verifies the node, and an impostor in between gains nothing. A certificate with that
+    fingerprint that was seen before serves as well: the first call then finds out whether the node still has it.
 
     :param timeout_s: for this and for each call; streams may last longer.
     :raises UnreachableError: with the reason.
     """
-    certificate = tls.fetch_certificate(target.endpoint, timeout_s=timeout_s)
-    found = pki.fingerprint(certificate)
-    if found != target.fingerprint:
-        raise diagnosis.fingerprint_mismatch(target, found)
+    certificate = known.recall(target.fingerprint)
+    if certificate is None:
+        certificate = tls.fetch_certificate(target.endpoint, timeout_s=timeout_s)
+        found = pki.fingerprint(certificate)
+        if found != target.fingerprint:
+            raise diagnosis.fingerprint_mismatch(target, found)
+        known.remember(certificate)
     credentials = grpc.ssl_channel_credentials(
         root_certificates=pki.der_to_pem(certificate),
         private_key=target.identity.key_pem,

@@ -57,6 +57,21 @@ def explain_unavailable(target: Target, details: str) -> BasaltError:
     )
 
 
+def explain_deadline(target: Target, method: str) -> UnreachableError:
+    """A call got no answer in time: because nothing answers at all, or because this call takes longer.
+
+    :param method: full name of the RPC.
+    """
+    try:
+        tls.fetch_certificate(target.endpoint, timeout_s=DIAGNOSIS_TIMEOUT_S)
+    except UnreachableError as error:
+        return error
+    return UnreachableError(
+        f"{target} did not answer {method.rpartition('/')[2]} in time",
+        remedy="give it longer with --timeout, or see `osctl status`",
+    )
+
+
 def _explain_refusal(target: Target, refusal: tls.Refusal) -> BasaltError:
     from cryptography import x509
 
@@ -147,10 +162,7 @@ def explain_status(target: Target, method: str, code: grpc.StatusCode, details: 
         case grpc.StatusCode.RESOURCE_EXHAUSTED:
             return RefusedError(what, why=details or "it has too much to do", remedy="try again later")
         case grpc.StatusCode.DEADLINE_EXCEEDED:
-            return UnreachableError(
-                f"{target} did not answer {short} in time",
-                remedy="give it longer with --timeout, or see `osctl status`",
-            )
+            return explain_deadline(target, method)
         case grpc.StatusCode.CANCELLED:
             return UnreachableError(f"{target} ended {short}", why=details)
     return BasaltError(

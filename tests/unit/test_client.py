@@ -37,6 +37,15 @@ def node(authority: Authority) -> Iterator[FakeNode]:
         yield node
 
 
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A place for contexts, as `ensure_context` would have made it."""
+    directory = tmp_path / "osctl"
+    (directory / "config.d").mkdir(parents=True)
+    monkeypatch.setenv("OSCTL_CONFIG", str(directory / "config.yaml"))
+    return directory
+
+
 def refusal(target: Target) -> BasaltError:
     """How a first call to *target* fails."""
     with pytest.raises(BasaltError) as caught, connect(target, timeout_s=10) as client:
@@ -54,6 +63,33 @@ def test_pinned_node_answers_against_fake_node(node: FakeNode) -> None:
         assert client.version().boot_id == "boot-1"
         assert client.status().hostname == "node-1"
         assert [service.name for service in client.services().services] == ["machined", "chronyd"]
+
+
+def test_node_seen_before_is_not_asked_for_its_certificate_again_against_fake_node(
+    node: FakeNode, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with connect(node.target()) as client:
+        client.version()
+    (kept,) = (home / "config.d" / ".known").iterdir()
+    with monkeypatch.context() as patch:
+        patch.delattr(tls, "fetch_certificate")
+        with connect(node.target()) as client:
+            assert client.version().version == "0.1.0"
+    kept.write_bytes(pki.pem_to_der(pki.make_server_identity("impostor", pki.utc_now()).certificate_pem))
+    with connect(node.target()) as client:
+        assert client.version().version == "0.1.0", "a kept certificate that was tampered with is fetched anew"
+
+
+def test_wiped_node_is_told_though_its_old_certificate_is_kept_against_fake_node(node: FakeNode) -> None:
+    target = node.target()
+    with connect(target) as client:
+        client.version()
+    node.stop()
+    node.identity = pki.make_server_identity("node-1", pki.utc_now() - DAY)
+    node.start()
+    error = refusal(target)
+    assert isinstance(error, diagnosis.FingerprintMismatchError)
+    assert node.identity.fingerprint in error.why
 
 
 def test_other_fingerprint_is_refused_with_both_printed_against_fake_node(node: FakeNode) -> None:
