@@ -40,8 +40,10 @@ def _stand_in() -> grpc.GenericRpcHandler[api.VersionRequest, api.VersionRespons
 
 
 @contextlib.contextmanager
-def gateway(directory: Path, mode: str, authorities: bytes, server: pki.Identity) -> Iterator[Endpoint]:
-    """A running gateway with a stand-in for machined behind it, in a loop of its own."""
+def gateway(
+    directory: Path, mode: str, authorities: bytes, server: pki.Identity, *, machined: bool = True
+) -> Iterator[Endpoint]:
+    """A running gateway in a loop of its own, with a stand-in for machined behind it or nothing."""
     trust = TrustFile(directory / "gateway" / "trust.json")
     write_trust(
         directory / "gateway" / "trust.json",
@@ -57,7 +59,8 @@ def gateway(directory: Path, mode: str, authorities: bytes, server: pki.Identity
     async def serve() -> None:
         inner = grpc.aio.server()
         inner.add_generic_rpc_handlers((_stand_in(),))
-        inner.add_insecure_port(f"unix:{directory}/m.sock")
+        if machined:
+            inner.add_insecure_port(f"unix:{directory}/m.sock")
         await inner.start()
         outer = Gateway(trust, directory / "m.sock", "127.0.0.1:0")
         await outer.start()
@@ -76,6 +79,11 @@ def gateway(directory: Path, mode: str, authorities: bytes, server: pki.Identity
         loop.call_soon_threadsafe(stop.set)
         thread.join()
         loop.close()
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OSCTL_CONFIG", str(tmp_path / "osctl" / "config.yaml"))
 
 
 @pytest.fixture(scope="module")
@@ -139,8 +147,7 @@ def test_locked_node_is_explained(tmp_path: Path, authority: Authority, server: 
 def test_machined_that_restarts_is_no_broken_connection(
     tmp_path: Path, authority: Authority, server: pki.Identity
 ) -> None:
-    with gateway(tmp_path, CONFIGURED, authority.identity.certificate_pem, server) as endpoint:
-        (tmp_path / "m.sock").unlink()
+    with gateway(tmp_path, CONFIGURED, authority.identity.certificate_pem, server, machined=False) as endpoint:
         error = refusal(endpoint, server, authority.client())
     assert isinstance(error, UnreachableError)
     assert "accepts connections, but the call failed" in error.what
