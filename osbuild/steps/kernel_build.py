@@ -11,6 +11,7 @@ from osbuild.kernel import source
 from osbuild.sandbox import Bind
 
 _CCACHE_LIMIT = "2G"  # some six configurations
+_JOBS_PER_CPU = 2  # while one waits for its files, the other compiles
 
 # CONFIG_WERROR holds for every file but these, where gcc 14 is wrong:
 # padata.c: with more than 64 CPUs it takes the end of a CPU mask for reachable by a copy of fixed size.
@@ -45,7 +46,7 @@ def build_kernel(ctx: Context) -> None:
     }
 
     def make(*targets: str) -> str:
-        argv = ["make", "--silent", f"--jobs={os.cpu_count() or 1}", "CC=ccache gcc", *targets]
+        argv = ["make", "--silent", f"--jobs={_JOBS_PER_CPU * (os.cpu_count() or 1)}", "CC=ccache gcc", *targets]
         return ctx.run(argv, cwd=source.TREE, env=env, binds=binds)
 
     make("olddefconfig")
