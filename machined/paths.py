@@ -33,7 +33,7 @@ CGROUP_SYSTEM = "/sys/fs/cgroup/system"  # the node's own programs; workloads li
 UID_GATEWAY = 900
 UID_CHRONY = 901
 UID_LOG = 902
-USER_CHRONY = "chrony"
+USER_CHRONY = "_chrony"
 
 # --- API ------------------------------------------------------------------------------------------------------------------------
 API_PORT = 50000

@@ -164,7 +164,10 @@ def test_table_of_a_disk_with_large_sectors_and_of_no_gpt() -> None:
             "device": "/dev/nvme0n1",
             "lastlba": 99,
             "sectorsize": 4096,
-            "partitions": [{"node": "/dev/nvme0n1p3", "start": 10, "size": 5, "name": "x"}, {"node": "/dev/nvme0n1p1", "start": 2, "size": 5}],
+            "partitions": [
+                {"node": "/dev/nvme0n1p3", "start": 10, "size": 5, "name": "x"},
+                {"node": "/dev/nvme0n1p1", "start": 2, "size": 5},
+            ],
         }
     }
     parsed = parse_table(json.dumps(dump), 1000000)

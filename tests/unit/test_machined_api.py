@@ -1,0 +1,230 @@
+"""machined and its gateway together, over mutual TLS, below a scratch directory: first contact, configuration, refusals, records."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime
+import json
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import grpc
+import grpc.aio
+import pytest
+
+from basalt import pki
+from basalt.machine.v1 import machine_pb2 as pb
+from basalt.machine.v1 import machine_pb2_grpc as stubs
+from basalt.roles import Role
+from machined import power
+from machined.api.callers import DETAILS_BYTES_MAX, words_of
+from machined.api.server import start
+from machined.api.system import read_memory
+from machined.gateway.main import Gateway
+from machined.gateway.trust import TrustFile
+from machined.node import Node
+from machined.paths import Paths
+
+DAY = datetime.timedelta(days=1)
+DOCUMENT = b"apiVersion: basalt.dev/v1alpha1\nkind: MachineConfig\nhostname: edge-7\n"
+
+
+@dataclass
+class World:
+    """A node with its gateway, and clients of it."""
+
+    node: Node
+    gateway: Gateway
+    authority: pki.Identity
+
+    def channel(self, *roles: Role) -> grpc.aio.Channel:
+        client = pki.issue_client(self.authority, "ada", roles, DAY)
+        credentials = grpc.ssl_channel_credentials(self.node.identity.certificate_pem, client.key_pem, client.certificate_pem)
+        options = [("grpc.ssl_target_name_override", pki.SERVER_NAME), ("grpc.use_local_subchannel_pool", 1)]
+        return grpc.aio.secure_channel(f"127.0.0.1:{self.gateway.port}", credentials, options=options)
+
+    def audit(self) -> list[dict[str, Any]]:
+        path = self.node.paths.audit / "current"
+        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def scratch_root(root: Path, authority: pki.Identity) -> Paths:
+    """The files of an image and a kernel that the daemon reads."""
+    node = Paths(str(root))
+    for directory in (node.image_info.parent, node.state, node.proc / "sys/kernel/random", node.logs / "gateway", node.etc):
+        directory.mkdir(parents=True, exist_ok=True)
+    node.image_info.write_text('{"version": "0.1.0", "profile": "minimal", "arch": "x86_64", "build_epoch": 1700000000}')
+    node.image_client_ca.write_bytes(authority.certificate_pem)
+    (node.proc / "cmdline").write_text("root=/dev/dm-0")
+    (node.proc / "meminfo").write_text("MemTotal: 1000 kB\nMemAvailable: 600 kB\nHugePages_Total: 0\n")
+    (node.proc / "uptime").write_text("12.50 3.00\n")
+    (node.proc / "sys/kernel/random/boot_id").write_text("boot-1\n")
+    (node.logs / "gateway/current").write_text("2026-01-01 hello\n")
+    return node
+
+
+Scenario = Callable[[World], Awaitable[None]]
+
+
+@pytest.fixture
+def play(tmp_path: Path) -> Callable[[Scenario], None]:
+    authority = pki.make_ca("operators", 30 * DAY)
+
+    def run(scenario: Scenario) -> None:
+        async def body() -> None:
+            node = Node(scratch_root(tmp_path, authority))
+            await node.prepare_run()
+            await node.establish_identity()
+            await node.load_configuration()
+            server = await start(node)
+            trust = TrustFile(node.paths.gateway_trust)
+            trust.refresh()
+            gateway = Gateway(trust, node.paths.socket, "127.0.0.1:0")
+            await gateway.start()
+            try:
+                await scenario(World(node, gateway, authority))
+            finally:
+                await gateway.stop()
+                await server.stop(None)
+                await node.close()
+
+        asyncio.run(body())
+
+    return run
+
+
+async def refused(call: Awaitable[Any]) -> tuple[grpc.StatusCode, str]:
+    with pytest.raises(grpc.aio.AioRpcError) as raised:
+        await call
+    return raised.value.code(), raised.value.details() or ""
+
+
+def test_from_first_contact_to_configured(play: Callable[[Scenario], None]) -> None:
+    async def scenario(world: World) -> None:
+        async with world.channel(Role.ADMIN) as channel:
+            system, config = stubs.SystemServiceStub(channel), stubs.ConfigServiceStub(channel)
+            version = await system.Version(pb.VersionRequest())
+            assert (version.version, version.profile, version.boot_id) == ("0.1.0", "minimal", "boot-1")
+            assert version.fingerprint == world.node.identity.fingerprint
+            assert (await system.Status(pb.StatusRequest())).mode == "first-contact"
+            code, why = await refused(config.GetConfig(pb.GetConfigRequest()))
+            assert code is grpc.StatusCode.FAILED_PRECONDITION
+            assert "no configuration yet" in why
+
+            dry = await config.ApplyConfig(pb.ApplyConfigRequest(documents=DOCUMENT, dry_run=True))
+            assert (dry.generation, list(dry.actions)) == (0, ["set the hostname to edge-7"])
+            assert world.node.mode == "first-contact"
+            done = await config.ApplyConfig(pb.ApplyConfigRequest(documents=DOCUMENT))
+            assert done.generation == 1
+
+            status = await system.Status(pb.StatusRequest())
+            assert (status.mode, status.hostname, status.generation) == ("configured", "edge-7", 1)
+            assert (status.memory_total_bytes, status.uptime_s) == (1024000, 12.5)
+            assert {concern.name for concern in status.concerns} >= {"configuration", "identity", "trust"}
+            shown = await config.GetConfig(pb.GetConfigRequest())
+            assert (shown.generation, shown.applied_by, list(shown.generations)) == (1, "ada", [1])
+            assert (world.node.paths.etc / "hostname").read_text() == "edge-7\n"
+            assert (world.node.paths.trust / "client-ca.pem").read_bytes() == world.authority.certificate_pem
+
+    play(scenario)
+
+
+def test_refusals_carry_all_that_is_wrong(play: Callable[[Scenario], None]) -> None:
+    async def scenario(world: World) -> None:
+        async with world.channel(Role.ADMIN) as channel:
+            config = stubs.ConfigServiceStub(channel)
+            bad = b"apiVersion: basalt.dev/v1alpha1\nkind: MachineConfig\nhostname: A B\nmtuu: 5\n"
+            code, why = await refused(config.ApplyConfig(pb.ApplyConfigRequest(documents=bad, source_name="node.yaml")))
+            assert code is grpc.StatusCode.INVALID_ARGUMENT
+            assert "node.yaml:3:" in why
+            assert "node.yaml:4:" in why
+            code, why = await refused(config.ApplyConfig(pb.ApplyConfigRequest(documents=b"#" * 2_000_000)))
+            assert code is grpc.StatusCode.INVALID_ARGUMENT
+            assert "too large" in why
+            code, why = await refused(config.ApplyConfig(pb.ApplyConfigRequest(documents=DOCUMENT, expected_generation=7)))
+            assert code is grpc.StatusCode.ABORTED
+            assert "generation 0 stands, 7 was expected" in why
+            assert world.node.mode == "first-contact"
+            await config.ApplyConfig(pb.ApplyConfigRequest(documents=DOCUMENT))
+            code, why = await refused(config.GetConfig(pb.GetConfigRequest(generation=9)))
+            assert (code, "kept are: 1" in why) == (grpc.StatusCode.NOT_FOUND, True)
+            log = stubs.LogServiceStub(channel)
+            code, why = await refused(log.Logs(pb.LogsRequest(service="../../state/identity")).read())
+            assert (code, "there are: machined" in why) == (grpc.StatusCode.NOT_FOUND, True)
+
+    play(scenario)
+
+
+def test_each_change_leaves_a_record_and_no_other_call_does(play: Callable[[Scenario], None]) -> None:
+    async def scenario(world: World) -> None:
+        async with world.channel(Role.ADMIN) as channel:
+            system, config = stubs.SystemServiceStub(channel), stubs.ConfigServiceStub(channel)
+            await system.Version(pb.VersionRequest())
+            await config.ApplyConfig(pb.ApplyConfigRequest(documents=DOCUMENT, dry_run=True))
+            assert world.audit() == []
+            await refused(config.ApplyConfig(pb.ApplyConfigRequest(documents=b"nonsense: [")))
+            call = config.ApplyConfig(pb.ApplyConfigRequest(documents=DOCUMENT))
+            await call
+            request_id = dict(await call.trailing_metadata())["basalt-request-id"]
+            await system.Reboot(pb.RebootRequest())
+            records = world.audit()
+            assert [record["rpc"] for record in records] == ["ApplyConfig", "ApplyConfig", "Reboot"]
+            assert records[0]["outcome"].startswith("INVALID_ARGUMENT")
+            assert (records[1]["outcome"], records[1]["identity"]) == ("OK", "ada")
+            assert records[1]["request_id"] == request_id
+            assert records[1]["address"].startswith("127.0.0.1:")
+            assert records[1]["detail"] == "generation 1: set the hostname to edge-7"
+
+    play(scenario)
+
+
+def test_the_first_wish_to_end_the_boot_stands(play: Callable[[Scenario], None]) -> None:
+    async def scenario(world: World) -> None:
+        async with world.channel(Role.OPERATOR) as channel:
+            system = stubs.SystemServiceStub(channel)
+            assert (await refused(system.Reboot(pb.RebootRequest())))[0] is grpc.StatusCode.FAILED_PRECONDITION
+        async with world.channel(Role.ADMIN) as channel:
+            await stubs.ConfigServiceStub(channel).ApplyConfig(pb.ApplyConfigRequest(documents=DOCUMENT))
+        async with world.channel(Role.OPERATOR) as channel:
+            system = stubs.SystemServiceStub(channel)
+            await system.Shutdown(pb.ShutdownRequest())
+            await system.Reboot(pb.RebootRequest())
+            assert world.node.stopping.is_set()
+            assert world.node.end_action == power.POWER_OFF
+
+    play(scenario)
+
+
+def test_logs_come_through(play: Callable[[Scenario], None]) -> None:
+    async def scenario(world: World) -> None:
+        async with world.channel(Role.ADMIN) as channel:
+            await stubs.ConfigServiceStub(channel).ApplyConfig(pb.ApplyConfigRequest(documents=DOCUMENT))
+            chunks = [chunk.chunk async for chunk in stubs.LogServiceStub(channel).Logs(pb.LogsRequest(service="gateway"))]
+            assert b"".join(chunks) == b"2026-01-01 hello\n"
+
+    play(scenario)
+
+
+def test_the_socket_answers_nobody_without_the_gateways_word(play: Callable[[Scenario], None]) -> None:
+    async def scenario(world: World) -> None:
+        assert oct(world.node.paths.socket.stat().st_mode & 0o777) == oct(0o600)
+        async with grpc.aio.insecure_channel(f"unix:{world.node.paths.socket}") as channel:
+            code, _ = await refused(stubs.SystemServiceStub(channel).Version(pb.VersionRequest()))
+            assert code is grpc.StatusCode.UNAUTHENTICATED
+
+    play(scenario)
+
+
+def test_long_errors_are_cut_between_lines() -> None:
+    from basalt.errors import BasaltError
+
+    words = words_of(BasaltError("many", why="\n".join(f"problem {at}" for at in range(2000)), remedy="fix them"))
+    assert len(words.encode()) < DETAILS_BYTES_MAX + 50
+    assert words.endswith("… and more")
+    assert words_of(BasaltError("a", why="b", remedy="c")) == "a: b\nc"
+
+
+def test_memory() -> None:
+    assert read_memory("MemTotal:       16 kB\nHugePages_Total:       3\n") == {"MemTotal": 16384, "HugePages_Total": 3}
