@@ -6,13 +6,14 @@ A thin layer on purpose: everything that is decided is decided in :mod:`machined
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import importlib.util
 import ipaddress
 import socket
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from typing import TYPE_CHECKING, Any
 
 from machined.network.model import (
@@ -30,6 +31,8 @@ from machined.network.model import (
 
 if TYPE_CHECKING:
     from pyroute2.iproute.linux import AsyncIPRoute
+
+DUMP_TRIES = 4
 
 _INFINITY = 0xFFFFFFFF
 _MAIN_TABLE = 254
@@ -59,12 +62,25 @@ def _import_iproute() -> type[AsyncIPRoute]:
     return found
 
 
+@contextlib.asynccontextmanager
+async def _kernel_errors(what: str) -> AsyncIterator[None]:
+    """pyroute2's NetlinkError, which is no OSError, as the OSError that it is."""
+    try:
+        yield
+    except Exception as error:
+        code = getattr(error, "code", None)
+        if code is None:
+            raise
+        raise OSError(code, f"{what}: {error.args[-1]}") from error
+
+
 class Netlink:
     """One rtnetlink conversation for requests, another for the kernel's events."""
 
     def __init__(self) -> None:
         self._iproute = _import_iproute()
         self._requests: AsyncIPRoute | None = None
+        self._turn = asyncio.Lock()  # a netlink socket carries one dump at a time (EBUSY)
 
     async def __aenter__(self) -> Netlink:
         self._requests = self._iproute()
@@ -82,7 +98,23 @@ class Netlink:
         return self._requests
 
     async def observe(self) -> Observed:
-        """Links, addresses and the routes of the main table, as they are now."""
+        """Links, addresses and the routes of the main table, as they are now.
+
+        :raises OSError: the kernel did not answer.
+        """
+        for _ in range(DUMP_TRIES - 1):
+            try:
+                return await self._observe_once()
+            except OSError as error:
+                if error.errno != errno.EINTR:  # NLM_F_DUMP_INTR: something changed in the middle of the dump
+                    raise
+        return await self._observe_once()
+
+    async def _observe_once(self) -> Observed:
+        async with self._turn, _kernel_errors("reading the network's state"):
+            return await self._observe()
+
+    async def _observe(self) -> Observed:
         now = time.clock_gettime(time.CLOCK_BOOTTIME)
         links = [_link(message) async for message in await self._ipr.link("dump")]
         addresses = [_address(message, now) async for message in await self._ipr.addr("dump")]
@@ -99,13 +131,11 @@ class Netlink:
         :raises OSError: the kernel refused it. That something is already as wanted is no refusal.
         """
         try:
-            await self._apply(operation)
-        except Exception as error:
-            code = getattr(error, "code", None)  # pyroute2's NetlinkError, which is no OSError
-            if code is None:
+            async with self._turn, _kernel_errors(_words(operation)):
+                await self._apply(operation)
+        except OSError as error:
+            if error.errno not in _ALREADY_SO:
                 raise
-            if code not in _ALREADY_SO:
-                raise OSError(code, f"{_words(operation)}: {error.args[-1]}") from error
 
     async def _apply(self, operation: Operation) -> None:
         match operation:

@@ -1,0 +1,302 @@
+"""The network concern against the real kernel and a DHCP server, in a network namespace of its own.
+
+The test runs this file again as a program inside of ``unshare --user --net``: there it is root of a network that nobody else sees.
+A veth pair joins it with a second namespace, where a small DHCP server answers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ctypes
+import dataclasses
+import ipaddress
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import pytest
+
+from basalt.config.documents import Dns, Link, NetworkConfig, Route
+from machined.network.dhcp.message import Kind, Message, Option, decode, encode
+from machined.network.model import DesiredRoute, Observed, PutRoute, RemoveAddress, RemoveRoute
+from machined.network.netlink import Events, Netlink
+from machined.network.reconciler import NetworkReconciler, ReachableAddress
+from machined.paths import RTPROT_DHCP, Paths
+from machined.reconcile import Board, Reconciler, State
+
+_UNSHARE = ["unshare", "--user", "--map-root-user", "--net"]
+_CLONE_NEWNET = 0x40000000
+
+
+def _namespaces_work() -> bool:
+    if not shutil.which("unshare") or not sys.platform.startswith("linux"):
+        return False
+    return subprocess.run([*_UNSHARE, "true"], capture_output=True, check=False).returncode == 0
+
+
+@pytest.mark.skipif(not _namespaces_work(), reason="this machine gives ordinary users no network namespaces")
+@pytest.mark.parametrize(
+    "scenario", ["static_and_dhcp", "drift_heals", "restart_disturbs_nothing", "renewal", "renumbering", "refused_route_is_said"]
+)
+def test_in_a_namespace(scenario: str) -> None:
+    child = subprocess.run(
+        [*_UNSHARE, sys.executable, __file__, scenario],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+    assert child.returncode == 0, child.stdout + child.stderr
+
+
+# --- inside of the namespace --------------------------------------------------------------------------------------------------
+
+
+def dhcp_server(log: Path, renew_after_s: int) -> None:
+    """Grants 10.55.0.73 for an hour to whoever asks on dh0, and writes down each request."""
+    sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, b"dh0\0")
+    sock.bind(("", 67))
+    server = ipaddress.IPv4Address("10.55.0.1").packed
+    while True:
+        data, _ = sock.recvfrom(4096)
+        request = decode(b"\2" + data[1:])
+        with log.open("a") as stream:
+            stream.write(json.dumps([request.kind.name, str(request.client)]) + "\n")
+        options = {
+            int(Option.SERVER): server,
+            int(Option.LEASE_TIME): (3600).to_bytes(4),
+            int(Option.T1): renew_after_s.to_bytes(4),
+            int(Option.MASK): bytes((255, 255, 255, 0)),
+            int(Option.ROUTERS): server,
+            int(Option.DNS): server,
+        }
+        kind = Kind.OFFER if request.kind is Kind.DISCOVER else Kind.ACK
+        reply = bytearray(encode(Message(kind, request.transaction, request.mac, options=options)))
+        reply[0] = 2
+        reply[16:20] = ipaddress.IPv4Address("10.55.0.73").packed
+        to = str(request.client) if int(request.client) else "255.255.255.255"
+        sock.sendto(bytes(reply), (to, 68))
+
+
+def unshare_network() -> None:
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.unshare(_CLONE_NEWNET) < 0:
+        raise OSError(ctypes.get_errno(), "unshare")
+
+
+async def configure_server_side() -> None:
+    async with Netlink() as netlink:
+        index = next(link.index for link in (await netlink.observe()).links if link.name == "dh0")
+        ipr = netlink._ipr
+        await ipr.addr("add", index=index, address="10.55.0.1", prefixlen=24)
+        await ipr.link("set", index=index, state="up")
+
+
+def start_server(log: Path, renew_after_s: int) -> int:
+    """The second namespace, in a child: it unshares, is handed its end of the veth pair, and serves."""
+    ready, proceed = os.pipe(), os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        unshare_network()
+        os.write(ready[1], b"x")
+        os.read(proceed[0], 1)
+        asyncio.run(configure_server_side())
+        os.write(ready[1], b"x")
+        dhcp_server(log, renew_after_s)
+    os.read(ready[0], 1)
+
+    async def hand_over() -> None:
+        async with Netlink() as netlink:
+            ipr = netlink._ipr
+            await ipr.link("add", ifname="eth0", kind="veth", peer={"ifname": "dh0"})
+            index = next(link.index for link in (await netlink.observe()).links if link.name == "dh0")
+            await ipr.link("set", index=index, net_ns_pid=pid)
+
+    asyncio.run(hand_over())
+    os.write(proceed[1], b"x")
+    os.read(ready[0], 1)
+    return pid
+
+
+@dataclasses.dataclass
+class World:
+    """A running network concern."""
+
+    netlink: Netlink
+    network: NetworkReconciler
+    reconciler: Reconciler
+    board: Board
+    announced: list[ReachableAddress]
+    config: list[NetworkConfig]
+    node: Paths
+
+    async def until(self, what: Callable[[Observed], bool]) -> Observed:
+        """Wait until the kernel shows *what*; the caller's own time limit ends the wait."""
+        while not what(observed := await self.netlink.observe()):
+            await asyncio.sleep(0.02)
+        return observed
+
+
+@contextlib.asynccontextmanager
+async def running(root: Path, config: NetworkConfig) -> AsyncIterator[World]:
+    node = Paths(str(root))
+    node.etc.mkdir(parents=True, exist_ok=True)
+    node.leases.mkdir(parents=True, exist_ok=True)
+    announced: list[ReachableAddress] = []
+    board = Board()
+    async with Netlink() as netlink:
+        current = [config]
+        reconcilers: list[Reconciler] = []
+        network = NetworkReconciler(
+            netlink,
+            node,
+            config=lambda: current[0],
+            hostname=lambda: "node",
+            on_lease_change=lambda: reconcilers[0].trigger(),
+            announce=announced.append,
+        )
+        reconciler = Reconciler("network", network.reconcile, board, every_s=3600)
+        reconcilers.append(reconciler)
+        events = Events(reconciler.trigger)
+        events.start()
+        task = asyncio.create_task(reconciler.run())
+        try:
+            yield World(netlink, network, reconciler, board, announced, current, node)
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+            await network.stop()
+            events.close()
+
+
+BOTH = NetworkConfig(
+    links=(
+        Link(
+            name="eth0",
+            dhcp4=True,
+            mtu=1400,
+            addresses=("192.0.2.5/24", "2001:db8::5/64"),
+            routes=(Route(to="198.51.100.0/24", via="192.0.2.1"),),
+        ),
+    ),
+    dns=Dns(servers=("192.0.2.53",)),
+)
+
+
+def has_address(text: str) -> Callable[[Observed], bool]:
+    return lambda observed: any(str(address.interface) == text for address in observed.addresses)
+
+
+def has_route(text: str) -> Callable[[Observed], bool]:
+    return lambda observed: any(str(route.destination) == text for route in observed.routes)
+
+
+async def converged(world: World) -> None:
+    while world.board.state_of("network") is not State.CONVERGED:
+        await asyncio.sleep(0.02)
+
+
+async def static_and_dhcp(root: Path, log: Path) -> None:
+    async with running(root, BOTH) as world:
+        await world.until(has_address("10.55.0.73/24"))
+        await converged(world)
+        observed = await world.until(has_route("0.0.0.0/0"))
+        assert has_address("192.0.2.5/24")(observed)
+        assert has_route("198.51.100.0/24")(observed)
+        leased = next(address for address in observed.addresses if str(address.interface) == "10.55.0.73/24")
+        assert leased.protocol == RTPROT_DHCP
+        assert leased.valid_until is not None
+        assert next(link for link in observed.links if link.name == "eth0").mtu == 1400
+        await world.until(lambda _: any(entry.address == "2001:db8::5/64" for entry in world.network.addresses))
+        assert {entry.source for entry in world.network.addresses} == {"static", "dhcp4"}
+        assert (world.node.etc / "resolv.conf").read_text() == "nameserver 192.0.2.53\nnameserver 10.55.0.1\n"
+
+
+async def drift_heals(root: Path, log: Path) -> None:
+    async with running(root, BOTH) as world:
+        observed = await world.until(has_address("10.55.0.73/24"))
+        observed = await world.until(has_route("0.0.0.0/0"))
+        for address in observed.addresses:
+            if str(address.interface) in ("10.55.0.73/24", "192.0.2.5/24"):
+                await world.netlink.apply(RemoveAddress(address))
+        for route in (await world.netlink.observe()).routes:
+            if str(route.destination) == "198.51.100.0/24":
+                await world.netlink.apply(RemoveRoute(route))
+        for wanted in (has_address("10.55.0.73/24"), has_address("192.0.2.5/24"), has_route("198.51.100.0/24"), has_route("0.0.0.0/0")):
+            await world.until(wanted)
+        index = next(link.index for link in observed.links if link.name == "eth0")
+        await world.netlink._ipr.link("set", index=index, state="down")
+        await world.until(has_route("0.0.0.0/0"))
+        await converged(world)
+
+
+async def restart_disturbs_nothing(root: Path, log: Path) -> None:
+    async with running(root, BOTH) as world:
+        await world.until(has_address("10.55.0.73/24"))
+        await converged(world)
+    requests = log.read_text()
+    async with running(root, BOTH) as world:
+        before = await world.netlink.observe()
+        assert has_address("10.55.0.73/24")(before)  # the one that stopped left it in place
+        assert await world.reconciler.settle(30)
+        await converged(world)
+        after = await world.netlink.observe()
+        assert before.routes == after.routes
+        assert {address.interface for address in before.addresses} == {address.interface for address in after.addresses}
+    assert log.read_text() == requests  # nobody was asked anything
+
+
+async def renewal(root: Path, log: Path) -> None:
+    async with running(root, BOTH) as world:
+        await world.until(has_address("10.55.0.73/24"))
+        await world.until(lambda _: '["REQUEST", "10.55.0.73"]' in log.read_text())
+        await converged(world)
+
+
+async def renumbering(root: Path, log: Path) -> None:
+    async with running(root, BOTH) as world:
+        await world.until(has_address("10.55.0.73/24"))
+        await world.until(has_route("0.0.0.0/0"))
+        world.config[0] = NetworkConfig(links=(Link(name="eth0", addresses=("203.0.113.5/24",)),))
+        world.reconciler.trigger()
+        await world.until(lambda observed: has_address("203.0.113.5/24")(observed) and not has_address("10.55.0.73/24")(observed))
+        observed = await world.until(lambda observed: not has_address("192.0.2.5/24")(observed))
+        assert not has_route("198.51.100.0/24")(observed)
+        assert not has_route("0.0.0.0/0")(observed)
+        assert not list(world.node.leases.iterdir())
+
+
+async def refused_route_is_said(root: Path, log: Path) -> None:
+    config = NetworkConfig(links=(Link(name="eth0", addresses=("192.0.2.5/24",), routes=(Route(to="default", via="10.99.0.1"),)),))
+    async with running(root, config) as world:
+        while world.board.state_of("network") is not State.FAILED:
+            await asyncio.sleep(0.02)
+        assert "route 0.0.0.0/0 via 10.99.0.1" in world.board.entries()["network"].status.reason
+        assert has_address("192.0.2.5/24")(await world.netlink.observe())  # one refusal keeps nothing else back
+        with pytest.raises(OSError, match="unreachable"):
+            await world.netlink.apply(PutRoute(DesiredRoute(2, ipaddress.ip_network("10.1.0.0/16"), ipaddress.ip_address("10.98.0.1"))))
+
+
+def main(name: str) -> None:
+    with tempfile.TemporaryDirectory() as directory:
+        root, log = Path(directory), Path(directory) / "requests"
+        log.touch()
+        pid = start_server(log, renew_after_s=2 if name == "renewal" else 1800)
+        try:
+            asyncio.run(asyncio.wait_for(globals()[name](root, log), 90))
+        finally:
+            os.kill(pid, 9)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
