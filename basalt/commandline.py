@@ -61,6 +61,22 @@ class Program:
     groups: dict[str, str]  # first word of a command of two → one line of help
     shared_title: str = ""
     shared: tuple[Option, ...] = ()
+    interrupted: str = ""  # said after Ctrl-C
+
+
+# Told of an error; True when it has removed the cause, so that the command is worth running again.
+Recovery = Callable[[BasaltError, Arguments], bool]
+
+
+def seconds(text: str) -> float:
+    """A duration on the command line, as an option's ``type``."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value <= 86400:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds from 0 to 86400")
+    return value
 
 
 FORMS = ("table", "json", "yaml")
@@ -109,9 +125,10 @@ def _add_shared(parser: argparse.ArgumentParser, program: Program, *, default: A
         group.add_argument(*entry.flags, **{**entry.settings, "default": default})
 
 
-def run(program: Program, argv: Sequence[str] | None = None) -> int:
+def run(program: Program, argv: Sequence[str] | None = None, *, recover: Recovery | None = None) -> int:
     """Run one command of *program*.
 
+    :param recover: asked once when the command fails.
     :returns: its exit code, see :class:`basalt.errors.ExitCode`.
     """
     signal.signal(signal.SIGTERM, _terminated)
@@ -120,13 +137,20 @@ def run(program: Program, argv: Sequence[str] | None = None) -> int:
     module, _, function = command.entry.partition(":")
     try:
         entry: Callable[[Arguments], int] = getattr(import_module(f"{program.package}.{module}"), function)
-        code = entry(arguments)
+        try:
+            code = entry(arguments)
+        except BasaltError as error:
+            if recover is None or not recover(error, arguments):
+                raise
+            code = entry(arguments)
         sys.stdout.flush()
         return code
     except BasaltError as error:
         report_error(program.name, error, as_json=getattr(arguments, "form", "") == "json")
         return error.exit_code
     except KeyboardInterrupt:
+        if program.interrupted:
+            print(program.interrupted, file=sys.stderr)
         return ExitCode.INTERRUPTED
     except BrokenPipeError:
         # The reader has gone (head, less); the interpreter must not trip over it again when it flushes at its end.

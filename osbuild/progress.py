@@ -13,6 +13,8 @@ import time
 from collections.abc import Sequence
 from typing import Any, TextIO
 
+STYLES = ("auto", "plain", "json", "none")
+
 
 class Progress:
     """Silent; the base of the others. Safe to call from any thread."""
@@ -135,9 +137,9 @@ class RichProgress(_Timed):
         self.bars.stop()
 
 
-def make_progress(style: str) -> Progress:
-    """*style* is one of auto, plain, json, none."""
-    if style == "auto":
+def make_progress(style: str | None) -> Progress:
+    """*style* is one of :data:`STYLES`; None means auto."""
+    if style is None or style == "auto":
         style = "rich" if sys.stderr.isatty() else "plain"
     kinds: dict[str, type[Progress]] = {
         "rich": RichProgress,

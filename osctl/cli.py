@@ -6,19 +6,9 @@ import argparse
 import datetime
 import re
 
-from basalt.commandline import Command, Option, Program, option
+from basalt.commandline import Command, Option, Program, option, seconds
 from basalt.endpoint import DEFAULT_PORT, DEFAULT_TIMEOUT_S
 from basalt.roles import Role
-
-
-def _seconds(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 0 < value <= 86400:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds from 0 to 86400")
-    return value
 
 
 def _count(text: str) -> int:
@@ -57,7 +47,7 @@ NODE_OPTIONS = (
     option(
         "--timeout",
         metavar="S",
-        type=_seconds,
+        type=seconds,
         help=f"seconds that a node may take to answer a call (default {DEFAULT_TIMEOUT_S:.0f})",
     ),
 )
@@ -70,7 +60,7 @@ _FOLLOW = option("-f", "--follow", action="store_true", help="go on with what co
 
 def _wait(what: str) -> Option:
     return option(
-        "--wait", nargs="?", type=_seconds, const=600.0, metavar="S", help=f"{what}, at most S seconds (default 600)"
+        "--wait", nargs="?", type=seconds, const=600.0, metavar="S", help=f"{what}, at most S seconds (default 600)"
     )
 
 

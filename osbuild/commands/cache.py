@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import datetime
 
+from basalt.commandline import Arguments
 from osbuild import show
-from osbuild.cli import Arguments
 from osbuild.store import Store, parse_size
 
 
@@ -23,7 +23,7 @@ def usage(arguments: Arguments) -> int:
     rows = [(e.name, show.size(e.size_bytes), _day(e.used), e.key[:16]) for e in entries]
     text = show.table(("step", "size", "last used", "key"), rows)
     text += f"\n{show.size(total)} of {show.size(store.limit_bytes)} in {store.cache}"
-    show.answer(arguments.output_format, value, text)
+    show.answer(arguments.form, value, text)
     return 0
 
 
@@ -41,5 +41,5 @@ def collect(arguments: Arguments) -> int:
         "removed": [{"step": e.name, "key": e.key, "size_bytes": e.size_bytes} for e in removed],
         "freed_bytes": freed,
     }
-    show.answer(arguments.output_format, value, f"deleted {len(removed)} objects, {show.size(freed)}")
+    show.answer(arguments.form, value, f"deleted {len(removed)} objects, {show.size(freed)}")
     return 0

@@ -10,10 +10,10 @@ import time
 from pathlib import Path
 from typing import Any
 
+from basalt.commandline import Arguments
 from basalt.errors import UsageError
 from osbuild import profile as profiles_module
 from osbuild import show
-from osbuild.cli import Arguments
 from osbuild.graph import Built, Step, build, failing_workspace, topological
 from osbuild.graph import plan as plan_steps
 from osbuild.lock import wheels as wheel_files
@@ -33,7 +33,7 @@ def profiles(arguments: Arguments) -> int:
         for name in profiles_module.available()
     ]
     text = show.table(("name", "description"), [(row["name"], row["description"]) for row in rows])
-    show.answer(arguments.output_format, rows, text)
+    show.answer(arguments.form, rows, text)
     return 0
 
 
@@ -126,7 +126,7 @@ def image(arguments: Arguments) -> int:
         "steps": {"built": len(built.built), "cached": len(built.cached)},
         "seconds": round(time.monotonic() - started, 3),
     }
-    show.answer(arguments.output_format, result, _as_text(result, directory))
+    show.answer(arguments.form, result, _as_text(result, directory))
     return 0
 
 
@@ -197,7 +197,7 @@ def plan(arguments: Arguments) -> int:
         ("step", "state", "because"),
         [(row["step"], row["state"], _shorten([str(r) for r in row["because"]])) for row in rows],
     )
-    show.answer(arguments.output_format, rows, text)
+    show.answer(arguments.form, rows, text)
     return 0
 
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import msgspec
 
+from basalt.commandline import Arguments
 from basalt.errors import UsageError
 from osbuild import show
-from osbuild.cli import Arguments
 from osbuild.tree import Listing
 
 _ARTIFACT = re.compile(
@@ -52,5 +52,5 @@ def inspect(arguments: Arguments) -> int:
     sums = sorted(by_origin.items(), key=lambda item: -item[1])
     text += "\n\n" + show.table(("size", "from"), [(show.size(count), origin) for origin, count in sums])
     text += f"\n\n{len(files)} files, {show.size(sum(by_origin.values()))} uncompressed"
-    show.answer(arguments.output_format, value, text)
+    show.answer(arguments.form, value, text)
     return 0

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from basalt.commandline import Arguments
 from osbuild import paths, show
-from osbuild.cli import Arguments
 from osbuild.commands.image import fetch_missing
 from osbuild.graph import build
 from osbuild.kernel.report import KernelReport, report
@@ -26,7 +26,7 @@ def kernel(arguments: Arguments) -> int:
         progress.close()
     with store.using():
         found = report(store.path(step.key), paths.KERNEL_CONFIG, profile.kernel.fragments)
-    show.answer(arguments.output_format, found.as_dict(), _as_text(found))
+    show.answer(arguments.form, found.as_dict(), _as_text(found))
     return 0
 
 

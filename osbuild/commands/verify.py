@@ -10,9 +10,9 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from basalt.commandline import Arguments
 from basalt.errors import BasaltError
 from osbuild import show
-from osbuild.cli import Arguments
 from osbuild.commands.image import fetch_missing, graph_of
 from osbuild.graph import Step, build, topological
 from osbuild.progress import Progress, make_progress
@@ -52,7 +52,7 @@ def verify(arguments: Arguments) -> int:
         progress.close()
     names = [step.name for step in compared]
     show.answer(
-        arguments.output_format,
+        arguments.form,
         {"identical": True, "steps": names},
         f"identical: {len(names)} steps built twice ({', '.join(names)})",
     )

@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from basalt import contexts
+from basalt.commandline import Arguments
 from basalt.errors import BasaltError, UsageError
 from osbuild import show
-from osbuild.cli import Arguments
 from osbuild.commands.image import build_image, fetch_missing, graph_of
 from osbuild.graph import build
 from osbuild.pipeline import Image
@@ -70,7 +70,7 @@ def boot(arguments: Arguments) -> int:
         result = _until_ready(record, 0, arguments.timeout, progress, quiet=arguments.detach)
     finally:
         progress.close()
-    show.answer(arguments.output_format, result, _as_text(result))
+    show.answer(arguments.form, result, _as_text(result))
     return 0
 
 
@@ -100,7 +100,7 @@ def start(arguments: Arguments) -> int:
         result = _until_ready(record, offset, arguments.timeout, progress, quiet=True)
     finally:
         progress.close()
-    show.answer(arguments.output_format, result, _as_text(result))
+    show.answer(arguments.form, result, _as_text(result))
     return 0
 
 
@@ -179,7 +179,7 @@ def list_machines(arguments: Arguments) -> int:
         for record in machines.records()
     ]
     header = ("name", "state", "profile", "machine", "accel", "endpoint", "pid")
-    show.answer(arguments.output_format, rows, show.table(header, [[row[key] for key in header] for row in rows]))
+    show.answer(arguments.form, rows, show.table(header, [[row[key] for key in header] for row in rows]))
     return 0
 
 
