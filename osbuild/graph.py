@@ -2,8 +2,7 @@
 
 A step's key is the hash of everything that can change its output:
 
-* its own **code**: every module of this project that its module imports, however deep, as parsed source (so that a comment changes
-  nothing), less the framework below, which is counted by :data:`FRAMEWORK_EPOCH`;
+* its own **code** (:mod:`osbuild.keys`): every module of this project that its module imports, however deep;
 * its **tools** and other **inputs**: the keys of the steps they come from;
 * the **files** it reads from the checkout, by content;
 * its **parameters**.
@@ -13,40 +12,25 @@ Keys are known before anything runs, so ``osbuild plan`` can say for every step 
 
 from __future__ import annotations
 
-import ast
 import concurrent.futures
 import contextlib
+import errno
 import functools
 import hashlib
 import json
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from basalt.errors import BasaltError
-from osbuild import paths
+from osbuild.keys import FRAMEWORK_EPOCH, code_digest, file_digests
 from osbuild.progress import Progress
 from osbuild.sandbox import Bind, CommandError, Running, Sandbox
 from osbuild.store import Store, Workspace
-
-# Modules that run steps but do not shape what they make. Raise the epoch when a change in one of them does after all
-# (the sandbox's environment, say), and every step is built anew.
-FRAMEWORK = frozenset(
-    {
-        "osbuild.graph",
-        "osbuild.store",
-        "osbuild.sandbox",
-        "osbuild.progress",
-        "osbuild.paths",
-        "basalt.errors",
-        "basalt.files",
-    }
-)
-FRAMEWORK_EPOCH = 1
-_PACKAGES = ("osbuild", "machined", "basalt")
 
 RunFunction = Callable[["Context"], None]
 
@@ -89,68 +73,6 @@ class Step:
 
     def __eq__(self, other: object) -> bool:
         return self is other
-
-
-@functools.cache
-def _module_source(module: str) -> Path | None:
-    base = paths.PROJECT.joinpath(*module.split("."))
-    for candidate in (base.with_suffix(".py"), base / "__init__.py"):
-        if candidate.is_file():
-            return candidate
-    return None
-
-
-@functools.cache
-def _module_tree(module: str) -> ast.Module:
-    source = _module_source(module)
-    assert source is not None
-    return ast.parse(source.read_bytes())
-
-
-def _imports(module: str) -> Iterator[str]:
-    """Modules of this project that *module* names in an import, at any depth of its code."""
-    for node in ast.walk(_module_tree(module)):
-        names: list[str] = []
-        if isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
-            names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
-        yield from (name for name in names if name.split(".")[0] in _PACKAGES and _module_source(name))
-
-
-@functools.cache
-def code_modules(module: str) -> tuple[str, ...]:
-    """*module* and all project modules it imports, however deep, less the framework; sorted."""
-    seen: set[str] = set()
-    todo = [module]
-    while todo:
-        name = todo.pop()
-        if name not in seen and name not in FRAMEWORK:
-            seen.add(name)
-            todo.extend(_imports(name))
-    return tuple(sorted(seen))
-
-
-@functools.cache
-def code_digest(module: str) -> str:
-    """SHA-256 over the parsed source of :func:`code_modules`: comments and layout do not count."""
-    digest = hashlib.sha256()
-    for name in code_modules(module):
-        digest.update(f"{name}\0{ast.dump(_module_tree(name))}\0".encode())
-    return digest.hexdigest()
-
-
-def file_digests(path: Path) -> Iterator[tuple[str, str]]:
-    """(name relative to the checkout, SHA-256 and mode) of *path*, or of every file below it; bytecode caches are left out."""
-    files = (
-        [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file() and "__pycache__" not in p.parts)
-    )
-    if not files:
-        raise BasaltError(f"an input of the build is missing: {path}", remedy="Restore it from version control")
-    for file in files:
-        name = file.relative_to(paths.PROJECT) if file.is_relative_to(paths.PROJECT) else file.name
-        executable = "x" if file.stat().st_mode & 0o100 else "-"
-        yield str(name), hashlib.sha256(file.read_bytes()).hexdigest() + executable
 
 
 class Context:
@@ -203,11 +125,14 @@ class Context:
 
 @dataclass(frozen=True)
 class Planned:
-    """A step and whether it must run; ``reasons`` say what changed since it was last built here."""
+    """A step and what becomes of it. "unneeded" is not in the store, and nothing that must run asks for it.
+
+    :param reasons: for a step to build, what changed since it was last built here.
+    """
 
     step: Step
-    cached: bool
-    reasons: tuple[str, ...]
+    state: Literal["cached", "build", "unneeded"]
+    reasons: tuple[str, ...] = ()
 
 
 def topological(targets: Sequence[Step]) -> list[Step]:
@@ -233,11 +158,15 @@ def topological(targets: Sequence[Step]) -> list[Step]:
 
 
 def plan(store: Store, targets: Sequence[Step]) -> list[Planned]:
-    """For every step of the graph: is it in the store, and if not, why."""
-    return [
-        Planned(step, store.has(step.key), () if store.has(step.key) else _reasons(store, step))
-        for step in topological(targets)
-    ]
+    """For every step of the graph: whether :func:`build` would run it, and why."""
+    needed = {step.key for step in _needed(store, targets)}
+
+    def planned(step: Step) -> Planned:
+        if step.key in needed:
+            return Planned(step, "build", _reasons(store, step))
+        return Planned(step, "cached" if store.has(step.key) else "unneeded")
+
+    return [planned(step) for step in topological(targets)]
 
 
 def _reasons(store: Store, step: Step) -> tuple[str, ...]:
@@ -312,38 +241,44 @@ def _needed(store: Store, targets: Sequence[Step]) -> list[Step]:
 
 
 def _build_one(store: Store, step: Step, progress: Progress, running: Running) -> None:
-    with store.building(step.key) as ours:
-        if not ours:
-            progress.done(step.name, "built by another osbuild meanwhile")
-            return
-        work = store.workspace(step.key)
-        progress.start(step.name)
-        log = store.log_path(step.name, step.key)
-        log.write_bytes(b"")
-        try:
-            step.run(Context(step, store, work, progress, running))
-            store.publish(step.key, step.name, work, step.components)
-        except CommandError as error:
-            # The workspace stays, so that the pasted command finds its directories; the next run of the step sweeps it away.
-            progress.failed(step.name)
-            if running.cancelled.is_set():
-                store.discard(work)
-            raise error.at_step(step.name) from None
-        except OSError as error:
-            progress.failed(step.name)
+    def waiting() -> None:
+        progress.detail(step.name, "another osbuild is at it; waiting")
+
+    progress.start(step.name)
+    try:
+        with store.building(step.key, cancelled=running.cancelled, waiting=waiting) as ours:
+            if ours:
+                _run(store, step, progress, running)
+        progress.done(step.name, "" if ours else "built by another osbuild meanwhile")
+    except OSError as error:
+        progress.failed(step.name)
+        raise disk_error(store, step, error) from error
+    except BaseException:
+        progress.failed(step.name)
+        raise
+
+
+def _run(store: Store, step: Step, progress: Progress, running: Running) -> None:
+    work = store.workspace(step.key)
+    try:
+        store.log_path(step.name, step.key).write_bytes(b"")
+        step.run(Context(step, store, work, progress, running))
+        store.publish(step.key, step.name, work, step.components)
+    except CommandError as error:
+        if os.strerror(errno.ENOSPC) in error.tail:
             store.discard(work)
-            raise disk_error(store, step, error) from error
-        except BaseException:
-            progress.failed(step.name)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from error
+        if running.cancelled.is_set():
             store.discard(work)
-            raise
-        progress.done(step.name)
+        # Otherwise it stays, so that the pasted command finds its directories; the next run of the step sweeps it away.
+        raise error.at_step(step.name) from None
+    except BaseException:
+        store.discard(work)
+        raise
 
 
 def disk_error(store: Store, step: Step, error: OSError) -> BasaltError:
     """An OSError of a step in words; a full disk says what can be deleted."""
-    import errno
-
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         largest = sorted(store.entries(), key=lambda entry: -entry.size_bytes)[:3]
         names = ", ".join(f"{entry.name} {entry.size_bytes >> 20} MiB" for entry in largest)

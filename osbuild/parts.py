@@ -50,26 +50,29 @@ class Part:
         self._record.write_text(json.dumps(self.origins, sort_keys=True, indent=0))
 
     def add(self, source: Path, name: str, origin: str) -> None:
-        """Copy *source*, a file or a link, to *name*."""
-        target = self.tree / name
-        target.parent.mkdir(parents=True, exist_ok=True)
+        """Copy *source*, a file or a link, to *name*; what an earlier call put there is replaced."""
+        target = self._place(name)
         shutil.copy2(source, target, follow_symlinks=False)
         self.origins[name] = origin
 
     def write(self, name: str, data: bytes, origin: str, *, executable: bool = False) -> None:
         """Make the file *name*."""
-        target = self.tree / name
-        target.parent.mkdir(parents=True, exist_ok=True)
+        target = self._place(name)
         target.write_bytes(data)
         target.chmod(0o755 if executable else 0o644)
         self.origins[name] = origin
 
     def link(self, name: str, destination: str, origin: str) -> None:
         """Make the symbolic link *name*."""
+        self._place(name).symlink_to(destination)
+        self.origins[name] = origin
+
+    def _place(self, name: str) -> Path:
+        """Where *name* goes, with nothing there yet: writing through a link would reach another file, even one of the host's."""
         target = self.tree / name
         target.parent.mkdir(parents=True, exist_ok=True)
-        target.symlink_to(destination)
-        self.origins[name] = origin
+        target.unlink(missing_ok=True)
+        return target
 
     def adopt(self, origin: Callable[[str], str]) -> None:
         """Record an origin for every file of the tree that has none yet."""

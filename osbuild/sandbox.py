@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -30,6 +31,8 @@ ENVIRONMENT = {
 }
 _MERGED = ("bin", "sbin", "lib", "lib64")
 _TAIL_LINES = 30
+# How bubblewrap words the ways in which a host forbids what it does; "execvp" is about a program of the tree instead.
+_REFUSED = re.compile(r"bwrap: (?!execvp).*(namespace|uid map|Operation not permitted|Permission denied)")
 
 
 @dataclass(frozen=True)
@@ -183,7 +186,7 @@ class Sandbox:
 
 
 def _explain(argv: Sequence[str], outer: Sequence[str], returncode: int, tail: str, log: Path) -> BasaltError:
-    if "bwrap: setting up uid map" in tail or "bwrap: No permissions to create new namespace" in tail:
+    if _REFUSED.match(tail):
         return BasaltError(
             "cannot enter the build sandbox",
             why=tail.strip(),

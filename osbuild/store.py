@@ -21,11 +21,13 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import itertools
 import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,6 +36,7 @@ from basalt.files import sync_directory, write_atomic
 from osbuild import paths
 
 DEFAULT_LIMIT_BYTES = 24 * 2**30
+_LOCK_POLL_S = 0.1
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 
@@ -46,9 +49,12 @@ def parse_size(text: str) -> int:
     if number[-1:] in _UNITS and number:
         number, unit = number[:-1], number[-1]
     try:
-        return int(float(number) * _UNITS[unit])
-    except ValueError:
-        raise UsageError(f"'{text}' is not a size", remedy="Give bytes, or a number with K, M, G or T: 24G") from None
+        size = int(float(number) * _UNITS[unit])
+    except (ValueError, OverflowError):
+        size = -1
+    if size < 0:
+        raise UsageError(f"'{text}' is not a size", remedy="Give bytes, or a number with K, M, G or T: 24G")
+    return size
 
 
 def tree_size(directory: Path) -> int:
@@ -131,9 +137,28 @@ class Store:
             yield
 
     @contextlib.contextmanager
-    def building(self, key: str) -> Iterator[bool]:
-        """Be the only builder of *key*; yields False when another one has meanwhile made it."""
-        with _flock(self.root / "locks" / f"{key}.lock", fcntl.LOCK_EX):
+    def building(
+        self, key: str, *, cancelled: threading.Event | None = None, waiting: Callable[[], None] | None = None
+    ) -> Iterator[bool]:
+        """Be the only builder of *key*; yields False when another one has meanwhile made it.
+
+        :param cancelled: ends the wait for another builder.
+        :param waiting: called once before such a wait.
+        :raises BasaltError: when the wait was ended.
+        """
+        lock = self.root / "locks" / f"{key}.lock"
+        cancelled = cancelled or threading.Event()
+        with contextlib.ExitStack() as held:
+            for attempt in itertools.count():
+                try:
+                    held.enter_context(_flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB))
+                    break
+                except BlockingIOError:
+                    if waiting and attempt == 0:
+                        waiting()
+                # flock(2) knows no time limit, and a thread in it cannot be interrupted.
+                if cancelled.wait(_LOCK_POLL_S):
+                    raise BasaltError("cancelled while another build was waited for")
             yield not self.has(key)
 
     def workspace(self, key: str) -> Workspace:
@@ -225,6 +250,8 @@ def _flock(path: Path, operation: int) -> Iterator[None]:
 
 def remove_tree(path: Path) -> None:
     """Delete *path* and all below it, read-only directories (as packages and tarballs may bring) included."""
+    with contextlib.suppress(FileNotFoundError):
+        path.chmod(0o755)
     for root, directories, _ in os.walk(path):
         for name in directories:
             directory = Path(root) / name

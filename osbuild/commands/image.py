@@ -72,7 +72,7 @@ def fetch_missing(
 
     :raises StaleLockError: when the archive no longer has what the lock names.
     """
-    running = {planned.step.name for planned in plan_steps(store, targets) if not planned.cached}
+    running = {planned.step.name for planned in plan_steps(store, targets) if planned.state == "build"}
     for name in debian.sets:
         if running & {name, f"{name}-pool"}:
             label = f"fetch {name}"
@@ -190,7 +190,7 @@ def plan(arguments: Arguments) -> int:
     """Say for each step whether it would run, and why."""
     store, wanted = Store(), graph_of(arguments)
     rows = [
-        {"step": p.step.name, "state": "cached" if p.cached else "build", "because": list(p.reasons), "key": p.step.key}
+        {"step": p.step.name, "state": p.state, "because": list(p.reasons), "key": p.step.key}
         for p in plan_steps(store, wanted.targets(("raw", "qcow2")))
     ]
     text = show.table(

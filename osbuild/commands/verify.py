@@ -37,8 +37,8 @@ def verify(arguments: Arguments) -> int:
     try:
         fetch_missing(store, image.debian, targets, progress, arguments.mirror, wheels=image.wheels)
         build(store, shared, progress, jobs=arguments.jobs)
-        # Beside the store, so that shared objects can be linked into both.
-        with tempfile.TemporaryDirectory(prefix="verify-", dir=store.cache) as scratch, store.using():
+        # Where workspaces lie: should this process be killed, the collector sweeps it away.
+        with store.using(), tempfile.TemporaryDirectory(prefix="verify.", dir=store.root / "work") as scratch:
             built = [
                 _rebuild(store, Path(scratch) / name, shared, targets, progress, arguments.jobs)
                 for name in ("first", "second")

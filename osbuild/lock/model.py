@@ -113,7 +113,7 @@ def _load(path: Path) -> dict[str, Any]:
         digest = content.pop("digest", "")
     except FileNotFoundError:
         raise UsageError(f"there is no lock {path.name}", remedy=UPDATE) from None
-    except (OSError, ValueError, AttributeError) as error:
+    except (OSError, ValueError, AttributeError, TypeError) as error:
         raise UsageError(f"cannot read the lock {path}", why=str(error), remedy=UPDATE) from error
     if digest != _digest(content):
         raise UsageError(

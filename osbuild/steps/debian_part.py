@@ -26,7 +26,8 @@ def debian_step(pool: Step, python: Step, debian: DebianLock, picks: Mapping[str
 def build_debian(ctx: Context) -> None:
     """Run function of :func:`debian_step`."""
     part = Part.new(ctx.out)
-    pool, versions = ctx.input("pool"), ctx.params["versions"]
+    # Resolved, because where links lead is compared with it, and a cache directory may lie behind a link.
+    pool, versions = ctx.input("pool").resolve(), ctx.params["versions"]
     for package, globs in ctx.params["picks"].items():
         if package not in versions:
             raise UsageError(

@@ -5,6 +5,7 @@ STATE and DATA are not here: the node makes them on first boot, on the disk it b
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -20,6 +21,7 @@ from osbuild.steps.uki import partition_uuids
 
 MIB = 1 << 20
 SECTOR_BYTES = 512
+_CHUNK_BYTES = 4 * MIB
 # Discoverable Partitions Specification (uapi-group.org), x86-64; the ESP's is UEFI's own.
 TYPE_ESP = "c12a7328-f81f-11d2-ba4b-00a0c93ec93b"
 TYPE_ROOT = "4f68bce3-e8cd-4db1-96e7-fbcaf984b709"
@@ -156,11 +158,23 @@ def copy_sparse(source: Path, target_fd: int, offset: int) -> None:
         while position < end:
             try:
                 begin = os.lseek(fd, position, os.SEEK_DATA)
-            except OSError:  # ENXIO: only a hole is left
-                return
+            except OSError as error:
+                if error.errno == errno.ENXIO:  # only a hole is left
+                    return
+                raise
             position = os.lseek(fd, begin, os.SEEK_HOLE)
             while begin < position:
-                copied = os.copy_file_range(fd, target_fd, position - begin, begin, offset + begin)
+                copied = _copy_range(fd, target_fd, position - begin, begin, offset + begin)
                 if copied == 0:
-                    raise OSError(5, "short copy", str(source))
+                    raise OSError(errno.EIO, "it became shorter while it was copied", str(source))
                 begin += copied
+
+
+def _copy_range(source_fd: int, target_fd: int, count: int, begin: int, target: int) -> int:
+    try:
+        return os.copy_file_range(source_fd, target_fd, count, begin, target)
+    except OSError as error:
+        # Not between these file systems (copy_file_range(2), "Errors").
+        if error.errno not in (errno.EXDEV, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL):
+            raise
+    return os.pwrite(target_fd, os.pread(source_fd, min(count, _CHUNK_BYTES), begin), target)

@@ -26,7 +26,7 @@ def manifest_step(root: Step, uki: Step, kernel: Step, disk: Step, identity: Map
 
 
 def build_manifest(ctx: Context) -> None:
-    """Run function of :func:`manifest_step`. Output: manifest.json, sbom.spdx.json, files.json."""
+    """Run function of :func:`manifest_step`. Output: manifest.json, sbom.spdx.json."""
     identity = ctx.params["identity"]
     root = json.loads((ctx.input("root") / "root.json").read_text())
     kernel = json.loads((ctx.input("kernel") / "kernel.json").read_text())

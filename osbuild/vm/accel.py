@@ -11,6 +11,7 @@ import os
 import subprocess
 from pathlib import Path
 
+from basalt.files import write_atomic
 from osbuild.sandbox import Bind, Sandbox
 
 _KVM = Path("/dev/kvm")
@@ -34,7 +35,7 @@ def choose(tools: Path, kernel: Path, cache: Path) -> str:
     answer = "kvm" if probe(tools, kernel) else "tcg"
     for old in cache.glob("kvm-*"):
         old.unlink(missing_ok=True)
-    mark.write_text(answer)
+    write_atomic(mark, answer.encode())
     return answer
 
 

@@ -172,8 +172,9 @@ def launch(
         )  # fmt: skip
         write_atomic(target / "vm.json", msgspec.json.encode(record))
     except BaseException:
+        # The whole session: QEMU does not end with the bubblewrap that started it.
         with contextlib.suppress(ProcessLookupError):
-            process.kill()
+            os.killpg(process.pid, signal.SIGKILL)
         process.wait()
         raise
     return record
@@ -249,7 +250,7 @@ def forget(name: str) -> None:
 
 
 def console_lines(record: Record, offset: int, stopped: Callable[[], bool]) -> Iterator[bytes]:
-    """Whole lines of the console from *offset* on, as they come, until *stopped* or the machine has ended."""
+    """Lines of the console from *offset* on, each once it is whole, until *stopped* or the machine has ended."""
     path = directory_of(record.name) / "console.log"
     pending = b""
     with path.open("rb") as stream:
@@ -262,5 +263,6 @@ def console_lines(record: Record, offset: int, stopped: Callable[[], bool]) -> I
             yield from lines
             if not chunk:
                 if not running:
+                    yield from [pending] if pending else []
                     return
                 time.sleep(0.05)
