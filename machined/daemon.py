@@ -24,9 +24,14 @@ def report(event: StepEvent) -> None:
 
 async def serve(node: Node) -> int:
     """Run the node until it is told to stop; the exit code."""
+
+    def progress(event: StepEvent) -> None:
+        report(event)
+        node.watchdog.feed()  # a boot that gets on is well, however slow the machine
+
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGTERM, node.stopping.set)
-    if not await run(BOOT, node, report):
+    if not await run(BOOT, node, progress):
         node.console.say("machined cannot go on; s6 starts it again")
         return 1
     await node.stopping.wait()

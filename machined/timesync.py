@@ -37,9 +37,9 @@ def chrony_conf(servers: Iterable[TimeServer]) -> str:
         "rtcsync",  # tells the kernel that its clock has a source, and so the kernel keeps the RTC right
         f"driftfile {CHRONY_STATE}/drift",
         f"ntsdumpdir {CHRONY_STATE}",
-        "ntstrustedcerts /etc/ssl/certs/ca-certificates.crt",
         "cmdport 0",  # nothing on the node speaks chrony's command protocol: no port, no socket
         "bindcmdaddress /",
+        "pidfile /",  # none: s6 knows the process
     ]
     return "".join(f"{line}\n" for line in lines)
 
