@@ -80,6 +80,7 @@ class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     :param description: one line, for ``osbuild profiles``.
     :param packages: files picked of Debian packages: globs by package name. Libraries follow by themselves.
     :param overlay: a directory, relative to the profile, whose files are added to the root as they are.
+    :param extends: another profile to start from: tables are merged into that one's, values replace.
     """
 
     description: str
@@ -90,6 +91,7 @@ class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     packages: dict[str, list[str]]
     python: Python
     overlay: str = ""
+    extends: str = ""
 
 
 def available(directory: Path = paths.PROFILES) -> list[str]:
@@ -114,33 +116,53 @@ def load(name: str, directory: Path = paths.PROFILES) -> Named:
     :raises UsageError: when there is no such profile or it is wrong; with file, line and the nearest valid name.
     """
     path = _find(name, directory)
-    tables, text, shown = _read(path)
-    base = tables.pop("extends", None)
-    _refuse_unknown(tables, text, shown)
-    if base is not None:
-        if not isinstance(base, str):
-            raise UsageError(f"{shown}:{_line_of(text, ('extends',))}: 'extends' takes the name of one profile")
-        below, below_text, below_shown = _read(_find(base, directory))
-        if "extends" in below:
+    own = _read(path)
+    sources, tables = [own], own.tables
+    if own.extends:
+        below = _read(_find(own.extends, directory))
+        if below.extends:
             raise UsageError(
-                f"{shown}: extends '{base}', which extends another", remedy="Extend a profile that stands alone"
+                f"{own.shown}: extends '{own.extends}', which extends another",
+                remedy="Extend a profile that stands alone",
             )
-        _refuse_unknown(below, below_text, below_shown)
-        tables = _merge(below, tables)
+        sources, tables = [own, below], _merge(below.tables, own.tables)
     try:
         settings = msgspec.convert(tables, Profile)
     except msgspec.ValidationError as error:
-        where = re.search(r"`\$\.?([^`]*)`", str(error))
-        key = tuple(re.sub(r"\[.*?\]", "", where[1]).split(".")) if where else ()
-        raise UsageError(
-            f"{shown}:{_line_of(text, key)}: wrong value for '{'.'.join(key)}'" if key else f"{shown}: incomplete",
-            why=str(error).split(" - at")[0],
-            remedy="See docs/reference/profiles.md",
-        ) from error
+        raise _wrong_value(error, sources) from error
     overlay = (path.parent / settings.overlay).resolve() if settings.overlay else None
     if overlay and not overlay.is_dir():
-        raise UsageError(f"{shown}:{_line_of(text, ('overlay',))}: there is no directory {settings.overlay}")
+        raise UsageError(
+            f"{own.shown}:{_line_of(own.text, ('overlay',))}: there is no directory {settings.overlay}",
+            remedy="It is looked for beside the profile",
+        )
     return Named(path.stem, settings, overlay)
+
+
+@dataclass(frozen=True)
+class _Source:
+    """A profile file as it was read. *shown* is its path as errors show it, *extends* the profile it starts from, or ""."""
+
+    tables: dict[str, Any]
+    text: str
+    shown: Path
+    extends: str
+
+
+def _wrong_value(error: msgspec.ValidationError, sources: list[_Source]) -> UsageError:
+    """Say where the value is that *error* is about: in the first of *sources* that sets it."""
+    where = re.search(r"`\$\.?([^`]*)`", str(error))
+    key = tuple(re.sub(r"\[.*?\]", "", where[1]).split(".")) if where else ()
+    why, remedy = str(error).split(" - at")[0], "See docs/reference/profiles.md"
+    if not key:
+        return UsageError(f"{sources[0].shown}: incomplete", why=why, remedy=remedy)
+    source = next((source for source in sources if _sets(source.tables, key)), sources[0])
+    place = f"{source.shown}:{_line_of(source.text, key)}"
+    return UsageError(f"{place}: wrong value for '{'.'.join(key)}'", why=why, remedy=remedy)
+
+
+def _sets(tables: Any, key: tuple[str, ...]) -> bool:
+    return not key or (isinstance(tables, dict) and key[0] in tables and _sets(tables[key[0]], key[1:]))
 
 
 def _find(name: str, directory: Path) -> Path:
@@ -158,17 +180,19 @@ def _find(name: str, directory: Path) -> Path:
     return directory / f"{name}.toml"
 
 
-def _read(path: Path) -> tuple[dict[str, Any], str, Path]:
-    """Tables and text of a profile, and its path as errors show it."""
+def _read(path: Path) -> _Source:
+    """Read a profile file, and refuse keys that do not exist."""
     shown = path.relative_to(paths.PROJECT) if path.is_relative_to(paths.PROJECT) else path
-    text = path.read_text()
     try:
-        return tomllib.loads(text), text, shown
-    except tomllib.TOMLDecodeError as error:
+        text = path.read_text()
+        tables = tomllib.loads(text)
+    except OSError as error:
+        raise UsageError(f"cannot read {shown}", why=error.strerror or "") from error
+    except ValueError as error:  # of TOML, and of UTF-8
         raise UsageError(f"{shown} is not TOML", why=str(error)) from error
-
-
-def _refuse_unknown(tables: dict[str, Any], text: str, shown: Path) -> None:
+    extends = tables.pop("extends", "")
+    if not isinstance(extends, str):
+        raise UsageError(f"{shown}:{_line_of(text, ('extends',))}: 'extends' takes the name of one profile")
     unknown = _unknown_key(tables, Profile, ())
     if unknown:
         key, valid = unknown
@@ -178,6 +202,7 @@ def _refuse_unknown(tables: dict[str, Any], text: str, shown: Path) -> None:
             f"{shown}:{_line_of(text, key)}: unknown key '{'.'.join(key)}'",
             remedy=f"{guess}Valid here: {', '.join(valid)}",
         )
+    return _Source(tables, text, shown, extends)
 
 
 def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:

@@ -51,7 +51,7 @@ def read_client_ca(path: str | None) -> str | None:
     except OSError as error:
         raise UsageError(f"cannot read --client-ca {path}", why=error.strerror or "") from error
     load_client_authorities(data, path)
-    return data.decode("ascii")
+    return data.decode(errors="replace")  # around the certificates, which are ASCII, may stand anything
 
 
 def graph_of(arguments: Arguments) -> Image:

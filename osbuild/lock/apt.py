@@ -188,13 +188,23 @@ class PrivateApt:
         :raises BasaltError: when a name is unknown or the dependencies cannot be met.
         """
         if not depends:
-            shown = self._run("apt-cache", "show", "--no-all-versions", *names)
-            return {stanza["Package"]: stanza["Version"] for stanza in _stanzas(shown)}
+            versions = self.newest(names)
+            unknown = sorted(set(names) - versions.keys())
+            if unknown:
+                raise BasaltError(f"{SUITE} has no package {', '.join(unknown)}", remedy="Correct locks/sets.toml")
+            return versions
         simulated = self._run("apt-get", "--simulate", "install", *names)
         return dict(re.findall(r"^Inst (\S+) \((\S+) ", simulated, re.MULTILINE))
 
+    def newest(self, names: Sequence[str]) -> dict[str, str]:
+        """The version that the archive offers of each of *names*; those it does not have are left out."""
+        shown = self._run("apt-cache", "policy", *names)
+        return dict(re.findall(r"^(\S+):\n  Installed: .*\n  Candidate: (?!\(none\))(\S+)$", shown, re.MULTILINE))
+
     def describe(self, versions: Mapping[str, str]) -> dict[str, Package]:
         """The signed index's own entry for each name and version."""
+        if not versions:
+            return {}
         shown = self._run("apt-cache", "show", *(f"{name}={version}" for name, version in versions.items()))
         found: dict[str, Package] = {}
         for stanza in _stanzas(shown):
@@ -223,7 +233,9 @@ def download(items: Iterable[tuple[str, Path, str]]) -> list[str]:
     """Fetch (url, target, sha256) triples by apt's own downloader, proxies and all; hashes are checked by it.
 
     :returns: the error lines; empty when everything came. What did come is in place.
+    :raises BasaltError: on a host without apt.
     """
+    _require("apt-get")
     argv = [part for url, target, sha256 in items for part in (url, str(target), f"SHA256:{sha256}")]
     command = [str(HELPER), "-o", "APT::Sandbox::User=", "-o", "Acquire::Retries=3", "download-file", *argv]
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ | {"LC_ALL": "C.UTF-8"})

@@ -81,7 +81,7 @@ def _why_missing(
     try:
         with private.locked():
             private.update()
-            now = private.describe(private.resolve(names, depends=False))
+            now = private.describe(private.newest(names))
     except BasaltError as error:
         return BasaltError(
             f"cannot fetch {len(names)} packages: {listed}",
@@ -89,9 +89,9 @@ def _why_missing(
             remedy="Check the network and the mirror; what was fetched before is kept",
         )
     gone = [
-        f"{name} {packages[name].version} -> {now[name].version}"
+        f"{name} {packages[name].version} -> {now[name].version if name in now else '(no longer in the archive)'}"
         for name in names
-        if now[name].path != packages[name].path
+        if name not in now or now[name].path != packages[name].path
     ]
     if gone:
         return StaleLockError(
