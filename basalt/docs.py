@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from basalt.config.documents import KINDS
 from basalt.errors import ExitCode
 
 DIRECTORY = Path(__file__).resolve().parent.parent / "docs" / "reference"
-_MADE = "<!-- Made by `python -m basalt.docs`; edit the code, not this page. -->"
+MODULE = "basalt.docs"
 
 EXAMPLE = """\
 apiVersion: basalt.dev/v1alpha1
@@ -53,9 +53,14 @@ servers:
 """
 
 
-def command_line_page(program: Program) -> str:
+def made_by(module: str) -> str:
+    """The line on every page that says what made it."""
+    return f"<!-- Made by `python -m {module}`; edit the code, not this page. -->"
+
+
+def command_line_page(program: Program, module: str = MODULE) -> str:
     """Every command of *program* with its arguments and an example."""
-    lines = [f"# {program.name}", "", _MADE, "", program.summary, ""]
+    lines = [f"# {program.name}", "", made_by(module), "", program.summary, ""]
     if program.shared:
         lines += [f"Options about {program.shared_title} stand before the command or after it:", ""]
         lines += _options([(option.flags, option.settings) for option in program.shared])
@@ -69,7 +74,7 @@ def command_line_page(program: Program) -> str:
             options.append((("-o",), {"metavar": "FORM", "help": "table (for people, the default), json or yaml"}))
         lines += _options(options)
         lines += ["", f"Also the options about {program.shared_title}.", ""] if command.shared else [""]
-    return _tidy(lines)
+    return tidy(lines)
 
 
 def _options(options: list[tuple[tuple[str, ...], dict[str, Any]]]) -> list[str]:
@@ -88,7 +93,7 @@ def _options(options: list[tuple[tuple[str, ...], dict[str, Any]]]) -> list[str]
 def configuration_page() -> str:
     """Every kind of document with its fields, from the same types that the decoder walks along."""
     schema = json_schema()
-    lines = ["# Configuration documents", "", _MADE, ""]
+    lines = ["# Configuration documents", "", made_by(MODULE), ""]
     lines += [
         "A configuration is one or more YAML documents, at most one of each kind, separated by `---`. It is applied whole or",
         "not at all. Reading is strict: an unknown field, a wrong type, a repeated name, an alias or a tag is an error that",
@@ -102,7 +107,7 @@ def configuration_page() -> str:
     parts = [name for name in schema["$defs"] if name not in KINDS]
     for part in parts:
         lines += [f"## {part}", "", *_struct(schema, part)]
-    return _tidy(lines)
+    return tidy(lines)
 
 
 def exit_codes_page() -> str:
@@ -110,13 +115,13 @@ def exit_codes_page() -> str:
     lines = [
         "# Exit codes",
         "",
-        _MADE,
+        made_by(MODULE),
         "",
         "Of `osctl` and `osbuild` alike. With several nodes `osctl` ends with the code that",
     ]
     lines += ["all failures share, or with 1 where they differ.", "", "| code | meaning |", "|---|---|"]
     lines += [f"| {code.value} | {code.meaning} |" for code in ExitCode]
-    return _tidy(lines)
+    return tidy(lines)
 
 
 def _struct(schema: dict[str, Any], name: str) -> Iterator[str]:
@@ -163,7 +168,7 @@ def _type(described: dict[str, Any]) -> str:
     return "text"
 
 
-def _tidy(lines: list[str]) -> str:
+def tidy(lines: list[str]) -> str:
     """One line break at the end, and never two blank lines."""
     kept = [line for number, line in enumerate(lines) if line or (number and lines[number - 1])]
     return "\n".join(kept).rstrip() + "\n"
@@ -180,28 +185,29 @@ def pages() -> dict[str, str]:
     }
 
 
-def stale() -> list[str]:
-    """Names of the pages that do not say what the code says."""
+def stale(made: Mapping[str, str] | None = None) -> list[str]:
+    """Names of the pages (those of *made*, or of this module) that do not say what the code says."""
     return [
         name
-        for name, content in pages().items()
+        for name, content in (made or pages()).items()
         if not (DIRECTORY / name).exists() or (DIRECTORY / name).read_text() != content
     ]
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m basalt.docs", description="Write the reference pages.")
+def main(module: str, made: Mapping[str, str]) -> int:
+    """Write or check the pages that *module* makes, as the command line says."""
+    parser = argparse.ArgumentParser(prog=f"python -m {module}", description="Write the reference pages.")
     parser.add_argument("--check", action="store_true", help="change nothing; fail when a page is stale")
     if parser.parse_args().check:
-        found = stale()
+        found = stale(made)
         if found:
-            print(f"stale: {', '.join(found)}; run `python -m basalt.docs`", file=sys.stderr)
+            print(f"stale: {', '.join(found)}; run `python -m {module}`", file=sys.stderr)
         return 1 if found else 0
     DIRECTORY.mkdir(parents=True, exist_ok=True)
-    for name, content in pages().items():
+    for name, content in made.items():
         (DIRECTORY / name).write_text(content)
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(MODULE, pages()))
