@@ -28,7 +28,7 @@ def execute(socket: Path, command: str, arguments: Mapping[str, Any] | None = No
     directory = os.open(socket.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         return asyncio.run(_execute(f"/proc/self/fd/{directory}/{socket.name}", command, dict(arguments or {})))
-    except (TimeoutError, QMPError, OSError) as error:
+    except (TimeoutError, QMPError, OSError, EOFError) as error:  # EOFError: QEMU went away meanwhile
         raise BasaltError(f"QEMU does not answer '{command}'", why=str(error) or type(error).__name__) from error
     finally:
         os.close(directory)

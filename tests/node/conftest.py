@@ -64,6 +64,20 @@ class Node:
         assert "error" not in reply, reply
         return reply
 
+    def until_converged(self, *concerns: str) -> None:
+        """Wait until the node says that *concerns* are as they should be; the test's own time limit is the only clock."""
+        while True:
+            states = {row["name"]: row["state"] for row in self.ask("status")["concerns"]}
+            if all(states[name] == "converged" for name in concerns):
+                return
+            assert not any(states[name] == "failed" for name in concerns), states
+
+    def configure(self, directory: Path) -> None:
+        """Give the node its first configuration."""
+        document = directory / "first.yaml"
+        document.write_text("apiVersion: basalt.dev/v1alpha1\nkind: MachineConfig\nhostname: tested\n")
+        self.osctl("apply-config", "-f", document)
+
     def restart(self) -> None:
         """Pull the plug and switch on again; returns when the API answers."""
         command("osbuild", "stop", self.name, "--keep")
