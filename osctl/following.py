@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import time
+from collections.abc import Callable
 
 from basalt.client import Target, connect, tls
 from basalt.client.diagnosis import FingerprintMismatchError
@@ -16,25 +17,28 @@ POLL_INTERVAL_S = 1.0
 # A node that is up accepts a connection within this, even under emulation.
 CONNECT_TIMEOUT_S = 5.0
 
+# A call that hangs because the node went down under it costs no more than this.
+LOOK_TIMEOUT_S = 10.0
+
 
 def reboot_and_wait(target: Target, *, timeout_s: float, wait_s: float) -> api.VersionResponse:
     """Reboot a node and return when another boot of it answers.
 
     The kernel's boot id tells the boots apart: a node that merely takes its time to go down still has the old one.
 
-    :param timeout_s: for each call; :param wait_s: for the whole way.
+    :param timeout_s: for each call.
+    :param wait_s: for the whole way; no look at the node is begun after it.
     :raises UnreachableError: when it is not back in time, or came back as somebody else.
     """
     with connect(target, timeout_s=timeout_s) as client:
         before = client.version().boot_id
-        client.reboot()
+        last = _order(client.reboot)
     end = time.monotonic() + wait_s
-    last: BasaltError | None = None
-    while (left := end - time.monotonic()) > 0:
+    while time.monotonic() < end:
         try:
             # A look that costs little first: a call to a machine that is half way up may hang until its deadline.
-            tls.fetch_certificate(target.endpoint, timeout_s=min(CONNECT_TIMEOUT_S, left))
-            with connect(target, timeout_s=min(timeout_s, left)) as client:
+            tls.fetch_certificate(target.endpoint, timeout_s=CONNECT_TIMEOUT_S)
+            with connect(target, timeout_s=min(timeout_s, LOOK_TIMEOUT_S)) as client:
                 now = client.version()
         except FingerprintMismatchError:
             raise
@@ -44,7 +48,8 @@ def reboot_and_wait(target: Target, *, timeout_s: float, wait_s: float) -> api.V
         else:
             if now.boot_id != before:
                 return now
-        time.sleep(min(POLL_INTERVAL_S, max(0.0, end - time.monotonic())))
+            last = None
+        time.sleep(POLL_INTERVAL_S)
     raise UnreachableError(
         f"{target} is not back {wait_s:.0f} s after its reboot",
         why=str(last) if last is not None else "it answers, but has not gone down",
@@ -52,18 +57,33 @@ def reboot_and_wait(target: Target, *, timeout_s: float, wait_s: float) -> api.V
     )
 
 
-def wait_until_gone(target: Target, *, wait_s: float) -> None:
-    """Return when nothing listens at the node's address any more.
+def shut_down_and_wait(target: Target, *, timeout_s: float, wait_s: float) -> None:
+    """Switch a node off and return when nothing listens at its address any more.
 
     An API that is silent is not enough: it goes long before the file systems are unmounted.
 
     :raises BasaltError: when it is still there after *wait_s*.
     """
+    with connect(target, timeout_s=timeout_s) as client:
+        client.version()
+        _order(client.shutdown)
     end = time.monotonic() + wait_s
-    while (left := end - time.monotonic()) > 0:
+    while time.monotonic() < end:
         try:
-            socket.create_connection(target.endpoint, min(CONNECT_TIMEOUT_S, left)).close()
+            socket.create_connection(target.endpoint, CONNECT_TIMEOUT_S).close()
         except OSError:
             return
-        time.sleep(min(POLL_INTERVAL_S, max(0.0, end - time.monotonic())))
+        time.sleep(POLL_INTERVAL_S)
     raise BasaltError(f"{target} still listens {wait_s:.0f} s after it was switched off", remedy="look at its console")
+
+
+def _order(call: Callable[[], None]) -> BasaltError | None:
+    """Ask a node that has just answered to go down. It may obey faster than its answer travels: that is no failure yet.
+
+    :returns: the error, for the case that it stays.
+    """
+    try:
+        call()
+    except UnreachableError as error:
+        return error
+    return None

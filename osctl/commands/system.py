@@ -124,14 +124,15 @@ def reboot(arguments: Arguments) -> int:
 
 
 def shutdown(arguments: Arguments) -> int:
-    from osctl.following import wait_until_gone
+    from osctl.following import shut_down_and_wait
 
     def act(target: Target) -> dict[str, object]:
-        with connect(target, timeout_s=timeout_of(arguments)) as client:
-            client.shutdown()
-        if arguments.wait is not None:
-            wait_until_gone(target, wait_s=arguments.wait)
-        return {"requested": True, "gone": arguments.wait is not None}
+        if arguments.wait is None:
+            with connect(target, timeout_s=timeout_of(arguments)) as client:
+                client.shutdown()
+            return {"requested": True, "gone": False}
+        shut_down_and_wait(target, timeout_s=timeout_of(arguments), wait_s=arguments.wait)
+        return {"requested": True, "gone": True}
 
     def text(answer: dict[str, object]) -> str:
         return "gone" if answer["gone"] else "switching off"

@@ -99,6 +99,7 @@ class FakeNode(
         self.asked_to: list[str] = []
         self.on_reboot: Callable[[], None] = lambda: None
         self.on_shutdown: Callable[[], None] = lambda: None
+        self.loses_answers = False  # goes down before it has answered the call that asks for it
         self.port = 0
         self._server: grpc.Server | None = None
 
@@ -138,6 +139,16 @@ class FakeNode(
         return Target(
             self.name, self.endpoint, fingerprint or self.identity.fingerprint, identity or self.authority.client()
         )
+
+    def _go_down(self, action: Callable[[], None], context: grpc.ServicerContext) -> None:
+        """Do *action* once the caller has the answer, or instead of answering."""
+        ended = threading.Event()
+        context.add_callback(ended.set)
+        if self.loses_answers:
+            threading.Thread(target=action).start()
+            ended.wait()
+        else:
+            context.add_callback(lambda: threading.Thread(target=action).start())
 
     def _refuse(self, context: grpc.ServicerContext) -> None:
         if self.status is not None:
@@ -179,13 +190,13 @@ class FakeNode(
     def Reboot(self, request: api.RebootRequest, context: grpc.ServicerContext) -> api.RebootResponse:
         self._refuse(context)
         self.asked_to.append("reboot")
-        threading.Thread(target=self.on_reboot).start()
+        self._go_down(self.on_reboot, context)
         return api.RebootResponse()
 
     def Shutdown(self, request: api.ShutdownRequest, context: grpc.ServicerContext) -> api.ShutdownResponse:
         self._refuse(context)
         self.asked_to.append("shutdown")
-        threading.Thread(target=self.on_shutdown).start()
+        self._go_down(self.on_shutdown, context)
         return api.ShutdownResponse()
 
     def ApplyConfig(self, request: api.ApplyConfigRequest, context: grpc.ServicerContext) -> api.ApplyConfigResponse:
