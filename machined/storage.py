@@ -72,8 +72,9 @@ class Storage:
             await self._mount(paths.LABEL_DATA, target, filesystems.DATA_FLAGS)
         disk = read_disk(self.disk_directory)
         number = self._number(disk, paths.LABEL_DATA)
+        device = self._node.dev / disk.device_of(number)
         for partition in disk.partitions:
-            if partition.number == number:
+            if partition.number == number and filesystems.needs_to_grow(device, partition.size_bytes):
                 filesystems.grow(target, partition.size_bytes)
         return CONVERGED
 

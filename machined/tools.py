@@ -1,4 +1,4 @@
-"""The one way in which the daemon runs another program: no shell, no inherited input, the end of its output in the error."""
+"""The one way in which the daemon runs another program: no shell, no inherited input, what it complained about in the error."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from collections.abc import Sequence
 
 from basalt.errors import BasaltError
 
-TAIL_BYTES = 600  # of a failing program's output: its last words, not its life story
+SAID_MAX = 240  # characters of a failing program's output: enough to know why, short enough for a status line
 
 
 async def run(argv: Sequence[str], *, stdin: bytes = b"", accept: frozenset[int] = frozenset({0})) -> str:
     """Run *argv* and return its standard output.
 
     :param accept: exit codes that are no failure (e2fsck answers 1 for "repaired").
-    :raises BasaltError: it could not be started, or ended otherwise; *why* holds the last lines it wrote.
+    :raises BasaltError: it could not be started, or ended otherwise; *why* holds what it said.
     """
     try:
         process = await asyncio.create_subprocess_exec(
@@ -28,6 +28,12 @@ async def run(argv: Sequence[str], *, stdin: bytes = b"", accept: frozenset[int]
         raise BasaltError(f"cannot start {argv[0]}", why=str(error)) from error
     output, complaints = await process.communicate(stdin)
     if process.returncode not in accept:
-        said = (complaints + output)[-TAIL_BYTES:].decode(errors="replace").strip()
-        raise BasaltError(f"{' '.join(argv)} failed with {process.returncode}", why=said)
+        raise BasaltError(f"{' '.join(argv)} failed with {process.returncode}", why=_said(complaints + output))
     return output.decode(errors="replace")
+
+
+def _said(output: bytes) -> str:
+    """What a program complained about, on one line."""
+    lines = [line.strip() for line in output.decode(errors="replace").splitlines()]
+    said = "; ".join(line for line in lines if line)
+    return said if len(said) <= SAID_MAX else f"{said[:SAID_MAX]}…"

@@ -11,6 +11,8 @@ from machined import paths
 from machined.syscalls import MS_NOATIME, MS_NODEV, MS_NOEXEC, MS_NOSUID, mount
 from machined.tools import run
 
+_SUPERBLOCK_AT = 1024
+_EXT4_MAGIC = 0xEF53
 _EXT4_IOC_RESIZE_FS = 0x40086610  # _IOW('f', 16, __u64): the new size in file-system blocks (fs/ext4/ext4.h)
 
 STATE_FLAGS = MS_NODEV | MS_NOSUID | MS_NOEXEC | MS_NOATIME
@@ -52,8 +54,25 @@ def mount_volatile(target: Path) -> None:
     mount("tmpfs", str(target), VOLATILE, STATE_FLAGS, "mode=0755,size=32M")
 
 
+def ext4_bytes(superblock: bytes) -> int:
+    """Size of a file system from its superblock (Documentation/filesystems/ext4/super.rst); 0 when it is none."""
+    blocks_low, log_block, magic = (
+        int.from_bytes(superblock[at : at + size], "little") for at, size in ((0x4, 4), (0x18, 4), (0x38, 2))
+    )
+    blocks_high = int.from_bytes(superblock[0x150:0x154], "little")
+    return (blocks_high << 32 | blocks_low) * (1024 << log_block) if magic == _EXT4_MAGIC else 0
+
+
+def needs_to_grow(device: Path, partition_bytes: int) -> bool:
+    """Whether a partition holds an ext4 that is smaller by more than a rounding."""
+    with device.open("rb") as stream:
+        stream.seek(_SUPERBLOCK_AT)
+        size = ext4_bytes(stream.read(_SUPERBLOCK_AT))
+    return 0 < size < partition_bytes - paths.ALIGN_BYTES
+
+
 def grow(mount_point: Path, partition_bytes: int) -> None:
-    """Let a mounted ext4 fill its partition; nothing happens when it already does.
+    """Let a mounted ext4 fill its partition.
 
     :raises OSError: the kernel refused; the file system keeps its size.
     """

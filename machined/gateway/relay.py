@@ -30,7 +30,7 @@ ADDRESS = "basalt-address"
 REQUEST_ID = "basalt-request-id"
 
 # How long a call waits for a machined that is just starting again before it is refused: most restarts are shorter.
-RIDE_OVER_S = 3.0
+RIDE_OVER_S = 10.0
 
 RESTARTING = "machined is restarting; the node answers again in a moment"
 

@@ -15,7 +15,7 @@ from basalt.errors import BasaltError
 from machined import paths
 from machined.disks import apply
 from machined.disks.facts import Disk, Partition, Table, boot_device, parse_table, read_disk
-from machined.disks.filesystems import mounted_type
+from machined.disks.filesystems import ext4_bytes, mounted_type
 from machined.disks.plan import Append, Grow, Make, NewPartition, RelocateBackup, layout_is_complete, next_step
 
 MIB = 1024 * 1024
@@ -176,6 +176,17 @@ def test_table_of_a_disk_with_large_sectors_and_of_no_gpt() -> None:
     dump["partitiontable"]["label"] = "dos"
     with pytest.raises(BasaltError, match="dos, not gpt"):
         parse_table(json.dumps(dump), 0)
+
+
+def test_size_of_a_file_system() -> None:
+    superblock = bytearray(1024)
+    superblock[0x4:0x8] = (450048).to_bytes(4, "little")
+    superblock[0x18:0x1C] = (2).to_bytes(4, "little")
+    assert ext4_bytes(bytes(superblock)) == 0  # not an ext4
+    superblock[0x38:0x3A] = b"\x53\xef"
+    assert ext4_bytes(bytes(superblock)) == 450048 * 4096
+    superblock[0x150] = 1
+    assert ext4_bytes(bytes(superblock)) == (2**32 + 450048) * 4096
 
 
 def test_mounts() -> None:
