@@ -41,6 +41,8 @@ def build_kernel(ctx: Context) -> None:
     env = source.ENVIRONMENT | {
         "CCACHE_DIR": "/ccache",
         "CCACHE_MAXSIZE": _CCACHE_LIMIT,
+        # Dependencies come from the compiler's own list (Kbuild asks for it anyway), which spares preprocessing every file twice.
+        "CCACHE_DEPEND": "1",
         # Which compiler this is says the tools' key; its time stamps say nothing.
         "CCACHE_COMPILERCHECK": f"string:{ctx.step.inputs['tools'].key}",
     }

@@ -22,4 +22,7 @@ def build_modules(ctx: Context) -> None:
     for name in files_below(source):
         if not (source / name).is_symlink():  # "build" and "source" lead to the builder's directories
             part.add(source / name, f"usr/{name}", f"linux {release}")
+    if any(".ko" in name for name in part.origins):
+        # What the kernel runs to load a module by itself (/proc/sys/kernel/modprobe); the profile brings kmod.
+        part.link("usr/sbin/modprobe", "../bin/kmod", f"linux {release}")
     part.save()

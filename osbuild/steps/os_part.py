@@ -30,7 +30,6 @@ _LINKS = {
     "lib": "usr/lib",
     "lib64": "usr/lib64",
     "usr/sbin/init": "../../init",
-    "usr/sbin/modprobe": "../bin/kmod",
     "etc/os-release": "../usr/lib/os-release",
     "etc/hostname": "../run/etc/hostname",
     "etc/hosts": "../run/etc/hosts",

@@ -105,7 +105,7 @@ for package in (basalt, machined):
 def test_every_program_starts(root: Path, tools: Path, tmp_path: Path) -> None:
     """Each ELF program finds its libraries inside the root, run there and nowhere else."""
     for name, arguments in {
-        "containerd": ["--version"], "containerd-shim-runc-v2": ["-v"], "runc": ["--version"], "kmod": ["--version"],
+        "containerd": ["--version"], "containerd-shim-runc-v2": ["-v"], "runc": ["--version"],
         "python3.13": ["-I", "-c", _IMPORT_ALL],
     }.items():  # fmt: skip
         directory = "usr/sbin" if name == "runc" else "usr/bin"

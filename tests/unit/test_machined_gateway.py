@@ -177,7 +177,7 @@ def play(tmp_path: Path, authority: pki.Identity, server: pki.Identity) -> Play:
 
 @pytest.mark.parametrize("mode", [CONFIGURED, FIRST_CONTACT, LOCKED])
 def test_every_method_for_every_role(play: Play, authority: pki.Identity, mode: str) -> None:
-    """Each RPC of the contract × each role: exactly those that the contract lets in get in."""
+    """Each RPC of the contract, each role: exactly those that the contract lets in get in."""
 
     async def scenario(world: World) -> None:
         for role in Role:
