@@ -8,6 +8,7 @@ after a second, and ``osctl get services`` shows the restarts. A Python service 
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import resource
@@ -103,6 +104,10 @@ def main() -> None:
     if parameters["uid"]:
         become(parameters["uid"])
     if parameters["entry"]:
-        resolve(parameters["entry"])()
+        gc.disable()  # importing makes tens of thousands of objects and no garbage
+        start = resolve(parameters["entry"])
+        gc.freeze()  # nor need the collector ever look at them again
+        gc.enable()
+        start()
     else:
         os.execv(parameters["argv"][0], parameters["argv"])
