@@ -20,6 +20,7 @@ from basalt.endpoint import Endpoint
 from basalt.errors import BasaltError, RefusedError, UnreachableError
 from basalt.machine.v1 import machine_pb2 as api
 from basalt.roles import Role
+from machined.gateway import relay
 from machined.gateway.main import Gateway
 from machined.gateway.trust import CONFIGURED, FIRST_CONTACT, LOCKED, Trust, TrustFile, write_trust
 from tests.unit.fake_node import DAY, Authority
@@ -145,12 +146,14 @@ def test_locked_node_is_explained(tmp_path: Path, authority: Authority, server: 
 
 
 def test_machined_that_restarts_is_no_broken_connection(
-    tmp_path: Path, authority: Authority, server: pki.Identity
+    tmp_path: Path, authority: Authority, server: pki.Identity, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(relay, "RIDE_OVER_S", 0.1)
     with gateway(tmp_path, CONFIGURED, authority.identity.certificate_pem, server, machined=False) as endpoint:
         error = refusal(endpoint, server, authority.client())
     assert isinstance(error, UnreachableError)
     assert "accepts connections, but the call failed" in error.what
+    assert error.why == relay.RESTARTING
 
 
 def test_gateway_speaks_no_plain_tcp(tmp_path: Path, authority: Authority, server: pki.Identity) -> None:
