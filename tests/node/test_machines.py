@@ -20,7 +20,7 @@ pytestmark = pytest.mark.node
 def test_operators_keys_are_readable_by_their_owner_only(boot: Boot, host: Any) -> None:
     boot()
     directory = contexts.config_path().parent
-    keys = [path for path in directory.rglob("*-key.pem")]
+    keys = list(directory.rglob("*-key.pem"))
     assert keys
     for path in [contexts.config_path(), *keys]:
         assert host.file(str(path)).mode == 0o600, path
