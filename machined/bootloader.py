@@ -8,14 +8,11 @@ so that a FAT rename rewrites one directory entry in place.
 
 from __future__ import annotations
 
-import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from basalt.files import sync_directory
-from machined.paths import LABEL_ESP, Paths
-from machined.syscalls import MS_NODEV, MS_NOEXEC, MS_NOSUID, mount, umount
 
 LOADER_GUID = "4a67b082-0a4c-41cf-b6c7-440b29bb8c4f"  # the Boot Loader Interface's
 TRIES = 3
@@ -104,29 +101,3 @@ def rearm(esp: Path, entry_path: str) -> str | None:
         sync_directory(directory)
         return entry.armed.name
     return None
-
-
-class Esp:
-    """The ESP, mounted for as long as a ``with`` block lasts and not a moment longer: FAT has no journal."""
-
-    def __init__(self, node: Paths, disk: Path) -> None:
-        self._target = node.esp_mount
-        self._device = node.dev / _esp_device(disk)
-
-    def __enter__(self) -> Path:
-        mount(str(self._device), str(self._target), "vfat", MS_NOSUID | MS_NODEV | MS_NOEXEC, "umask=0077")
-        return self._target
-
-    def __exit__(self, *_: object) -> None:
-        os.sync()
-        umount(str(self._target))
-
-
-def _esp_device(disk: Path) -> str:
-    from machined.disks.facts import read_disk
-
-    found = read_disk(disk)
-    partitions = found.labelled(LABEL_ESP)
-    if len(partitions) != 1:
-        raise FileNotFoundError(2, f"{found.name} has {len(partitions)} partitions labelled {LABEL_ESP}")
-    return found.device_of(partitions[0].number)

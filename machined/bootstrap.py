@@ -69,7 +69,9 @@ def find_authority(candidates: Iterable[Source]) -> Authority:
             found = Authority(pem, source.name, ())
             provenance.append(f"{source.name}: used")
         elif source.final:
-            return Authority(b"", source.name, (*provenance, f"{source.name}: {problem}; no other source may replace it"), True)
+            return Authority(
+                b"", source.name, (*provenance, f"{source.name}: {problem}; no other source may replace it"), True
+            )
         else:
             provenance.append(f"{source.name}: {problem}")
     return Authority(found.pem if found else b"", found.source if found else "", tuple(provenance))

@@ -86,7 +86,11 @@ class ConfigurationOwner:
             break
         if not problems:
             return CONVERGED
-        now = f"generation {self.number} is in force instead" if self._generation else "the node waits for a first configuration"
+        now = (
+            f"generation {self.number} is in force instead"
+            if self._generation
+            else "the node waits for a first configuration"
+        )
         return failed(f"{'; '.join(problems)}; {now}", "apply the configuration again")
 
     async def apply(
@@ -156,7 +160,9 @@ def describe(old: Configuration, new: Configuration) -> tuple[str, ...]:
 def _describe_network(old: Configuration, new: Configuration) -> list[str]:
     if new.network is None:
         return ["ask for addresses by DHCP on every network card"]
-    before = {link.name or (link.match.mac if link.match else ""): link for link in (old.network.links if old.network else ())}
+    before = {
+        link.name or (link.match.mac if link.match else ""): link for link in (old.network.links if old.network else ())
+    }
     after = {link.name or (link.match.mac if link.match else ""): link for link in new.network.links}
     actions = [f"configure link {name}" for name, link in after.items() if before.get(name) != link]
     actions += [f"take back what was configured on link {name}" for name in before if name not in after]

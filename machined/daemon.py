@@ -19,7 +19,9 @@ from machined.services import NOTIFICATION_FD
 def report(event: StepEvent) -> None:
     """One line per step in machined's log."""
     outcome = f"failed: {event.error}" if event.error else "done"
-    print(f"{event.sequence}: {event.phase}: {event.task}: {outcome} in {event.duration_usec / 1000:.1f} ms", flush=True)
+    print(
+        f"{event.sequence}: {event.phase}: {event.task}: {outcome} in {event.duration_usec / 1000:.1f} ms", flush=True
+    )
 
 
 async def serve(node: Node) -> int:

@@ -24,9 +24,7 @@ def read_image(path: Path) -> Image:
     """The image's own description; "unknown" where it cannot be read, because that is no reason not to answer."""
     try:
         values = json.loads(path.read_bytes())
-        return Image(
-            str(values["version"]), str(values["profile"]), str(values["arch"]), int(values["build_epoch"])
-        )
+        return Image(str(values["version"]), str(values["profile"]), str(values["arch"]), int(values["build_epoch"]))
     except (OSError, ValueError, KeyError, TypeError):
         return Image("unknown", "unknown", "unknown", 0)
 

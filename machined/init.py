@@ -38,10 +38,21 @@ MOUNTS = (
 )
 
 # Directories that later parts expect; /run/etc is where the image's /etc/resolv.conf and friends point.
-DIRECTORIES = (("/run/basalt", 0o755), ("/run/etc", 0o755), ("/run/log", 0o755), ("/run/service", 0o755), ("/run/lock", 0o755))
+DIRECTORIES = (
+    ("/run/basalt", 0o755),
+    ("/run/etc", 0o755),
+    ("/run/log", 0o755),
+    ("/run/service", 0o755),
+    ("/run/lock", 0o755),
+)
 
 # The files behind /etc/hosts and friends until machined knows better: resolvers and TLS libraries stumble over dangling links.
-ETC_FILES = (("hosts", "127.0.0.1 localhost\n::1 localhost\n"), ("hostname", "localhost\n"), ("resolv.conf", ""), ("machine-id", ""))
+ETC_FILES = (
+    ("hosts", "127.0.0.1 localhost\n::1 localhost\n"),
+    ("hostname", "localhost\n"),
+    ("resolv.conf", ""),
+    ("machine-id", ""),
+)
 
 SYSCTLS = (
     ("kernel/kptr_restrict", "2"),

@@ -17,19 +17,19 @@ from basalt.config.documents import Configuration
 from basalt.errors import BasaltError
 from machined import bootstrap, identity, paths, power, storage
 from machined.audit import AuditLog
-from machined.bootloader import Esp, booted_entry, loader_times, rearm
+from machined.bootentry import BootEntryReconciler
 from machined.configuration import ConfigurationOwner
 from machined.console import Console
-from machined.containerd import containerd_toml
+from machined.containerd import ContainersReconciler
 from machined.gateway.trust import CONFIGURED, FIRST_CONTACT, LOCKED, Trust, write_trust
 from machined.generations import GenerationStore
 from machined.image import read_image
-from machined.network.names import hosts, put
-from machined.reconcile import CONVERGED, Board, Reconciler, State, Status, failed, failed_by, waiting
+from machined.network.names import write_names
+from machined.reconcile import CONVERGED, Board, Reconciler, State, Status, failed, failed_by
 from machined.s6 import Supervisor
 from machined.sequences import boottime_usec
 from machined.services import find
-from machined.stages import Stages, read_init_times
+from machined.stages import Stages
 from machined.timesync import TimeReconciler
 from machined.watchdog import Watchdog
 
@@ -60,7 +60,9 @@ class Node:
         self.watchdog = Watchdog(where.watchdog)
         self.authority = bootstrap.Authority(b"", "", ())
         self.configuration = ConfigurationOwner(
-            GenerationStore(where.configurations), before_first=self._pin_authority, on_change=self._configuration_changed
+            GenerationStore(where.configurations),
+            before_first=self._pin_authority,
+            on_change=self._configuration_changed,
         )
         self.network: NetworkReconciler | None = None
         self.data_settled = False  # DATA is mounted, or it is known that it cannot be
@@ -156,14 +158,9 @@ class Node:
         self.paths.run.mkdir(mode=0o755, parents=True, exist_ok=True)
         self.paths.etc.mkdir(mode=0o755, exist_ok=True)
         self.watchdog.arm(paths.WATCHDOG_TIMEOUT_S)
-        if times := loader_times(self.paths.efivars):
-            self.stages.record("firmware", 0, times.loader_started_usec)
-            self.stages.record("loader", 0, times.kernel_started_usec - times.loader_started_usec)
-        if times_of_init := read_init_times(self.paths.init_times):
-            begun, ended = times_of_init
-            self.stages.record("kernel", 0, begun)
-            self.stages.record("init", begun, ended)
-            self.stages.record("supervisor", ended, self.started_usec)
+        with contextlib.suppress(BasaltError):  # "state" and "data" will say it
+            self.storage.locate()
+        self.stages.record_way_here(self.paths, self.started_usec)
 
     async def mount_state(self) -> None:
         """STATE, and from it the time below which the clock cannot be."""
@@ -185,7 +182,9 @@ class Node:
                 try:
                     identity.keep(self._identity, directory)
                 except OSError as error:
-                    status = failed(f"the identity cannot be kept: {error}", "it changes at the next boot; look at STATE")
+                    status = failed(
+                        f"the identity cannot be kept: {error}", "it changes at the next boot; look at STATE"
+                    )
         self.board.post("identity", status)
         self.authority = bootstrap.find_authority(bootstrap.sources(self.paths))
         self._post_authority()
@@ -196,12 +195,14 @@ class Node:
         if self.authority.pem:
             self.board.post("trust", CONVERGED)
         else:
-            self.board.post("trust", failed(f"no client authority: {provenance}", "the console says how to give the node one"))
+            self.board.post(
+                "trust", failed(f"no client authority: {provenance}", "the console says how to give the node one")
+            )
 
     async def load_configuration(self) -> None:
         """Take up the configuration on STATE."""
         self.board.post("configuration", self.configuration.load())
-        self._write_names(self.configuration.current)
+        self._write_names()
         self.publish_trust()
 
     async def start_network(self) -> None:
@@ -222,7 +223,9 @@ class Node:
         events.start()
         self._exits.callback(events.close)
         self.reconcile("network", self.network.reconcile, NETWORK_RESYNC_S)
-        await self.settle("network")  # the links are up before the API's imports begin: the network works while they go on
+        await self.settle(
+            "network"
+        )  # the links are up before the API's imports begin: the network works while they go on
 
     async def mount_data(self) -> None:
         """DATA; what waits for it goes on whether it could be had or not."""
@@ -244,48 +247,16 @@ class Node:
             ready=lambda: self.data_settled,
         )
         self.reconcile("time", timekeeper.reconcile, TIME_RESYNC_S)
-        self.reconcile("containers", self._reconcile_containers, CONTAINERS_RESYNC_S)
-        self.reconcile("boot entry", self._reconcile_boot_entry, BOOT_ENTRY_RESYNC_S)
+        containers = ContainersReconciler(
+            self.paths,
+            self.supervisor,
+            data_is_there=lambda: self.board.state_of("data") is State.CONVERGED,
+            look_again=lambda: self.trigger("containers"),
+        )
+        self.reconcile("containers", containers.reconcile, CONTAINERS_RESYNC_S)
+        boot_entry = BootEntryReconciler(self.paths, self.board, disk=lambda: self.storage.disk_directory)
+        self.reconcile("boot entry", boot_entry.reconcile, BOOT_ENTRY_RESYNC_S)
         self.spawn(self._keep_time(), "clock")
-
-    # --- steps of the reconcilers that are too small for a module
-
-    async def _reconcile_containers(self) -> Status:
-        service = find("containerd")
-        if service is None or not (self.paths.root / paths.CONTAINERD.lstrip("/")).exists():
-            return waiting("this image has no containerd", "build one from a profile that has it")
-        if self.board.state_of("data") is not State.CONVERGED:
-            return waiting("DATA is not mounted", "containerd starts once it is")
-        changed = put(self.paths.containerd_conf, containerd_toml())
-        status = await self.supervisor.status(service)
-        if not status.wanted:
-            await self.supervisor.start("containerd")
-        elif changed:
-            await self.supervisor.restart("containerd")
-        if not status.up or not (self.paths.root / "run/containerd/containerd.sock").exists():
-            self.spawn(self._look_again("containers"), "containers again")
-            return waiting("containerd is starting")
-        return CONVERGED
-
-    async def _look_again(self, concern: str) -> None:
-        await asyncio.sleep(1)
-        self.trigger(concern)
-
-    async def _reconcile_boot_entry(self) -> Status:
-        """Give the running boot entry its tries back once the node has shown that it is well."""
-        entry = booted_entry(self.paths.efivars)
-        if entry is None:
-            return CONVERGED  # not counted: a direct kernel boot, or a loader without counting
-        unwell = [
-            concern for concern in ("state", "configuration", "api") if self.board.state_of(concern) is not State.CONVERGED
-        ]
-        if unwell:
-            return waiting(f"not all is well yet: {', '.join(unwell)}", "the boot is counted as good once it is")
-        with Esp(self.paths, self.storage.disk_directory) as esp:
-            name = rearm(esp, entry)
-        if name:
-            print(f"boot entry: {name}", flush=True)
-        return CONVERGED
 
     async def _keep_time(self) -> None:
         while True:
@@ -300,20 +271,16 @@ class Node:
     def _pin_authority(self) -> None:
         bootstrap.pin(self.paths, self.authority.pem)
 
-    def _configuration_changed(self, configuration: Configuration) -> None:
+    def _configuration_changed(self, _: Configuration) -> None:
         self.board.post("configuration", CONVERGED)
-        self._write_names(configuration)
+        self._write_names()
         self.publish_trust()
         self.trigger("network", "time")
 
-    def _write_names(self, configuration: Configuration) -> None:
-        name = self.hostname
-        etc = self.paths.etc
-        put(etc / "hostname", f"{name}\n")
-        put(etc / "hosts", hosts(name))
-        put(etc / "machine-id", f"{self.identity.machine_id}\n")
+    def _write_names(self) -> None:
+        write_names(self.paths.etc, self.hostname, self.identity.machine_id)
         if os.geteuid() == 0 and self.paths.root.samefile("/"):
-            socket.sethostname(name)
+            socket.sethostname(self.hostname)
 
     def publish_trust(self) -> None:
         """Tell the gateway who the node is, whom it trusts and in which mode it is."""

@@ -37,12 +37,16 @@ USER_CHRONY = "_chrony"
 
 # --- API ------------------------------------------------------------------------------------------------------------------------
 API_PORT = 50000
-MESSAGE_BYTES_MAX = 4 * 1024 * 1024  # one request or response; configurations are far smaller, bulk data travels in streams
+MESSAGE_BYTES_MAX = (
+    4 * 1024 * 1024
+)  # one request or response; configurations are far smaller, bulk data travels in streams
 DOCUMENTS_BYTES_MAX = 1024 * 1024  # of configuration in one ApplyConfig: a thousand times what a node needs
 STREAMS_PER_CONNECTION_MAX = 64
 METADATA_BYTES_MAX = 16 * 1024
 CONNECTION_IDLE_MS = 5 * 60 * 1000  # a connection without a call is closed: 1,000 idle ones must not add up
-HANDSHAKE_TIMEOUT_MS = 15 * 1000  # slow enough for emulation, short enough that a stalled handshake does not hold a socket
+HANDSHAKE_TIMEOUT_MS = (
+    15 * 1000
+)  # slow enough for emulation, short enough that a stalled handshake does not hold a socket
 KEEPALIVE_MS = 30 * 1000  # a peer that went without a word is noticed within a minute
 PING_INTERVAL_MIN_MS = 10 * 1000  # clients that ping more often than this are disconnected after PING_STRIKES
 PING_STRIKES = 3

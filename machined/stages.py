@@ -6,7 +6,9 @@ import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from machined.bootloader import loader_times
 from machined.network.names import put
+from machined.paths import Paths
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,17 @@ class Stages:
             return
         self._stages[name] = Stage(name, start_usec, max(0, end_usec - start_usec))
         put(self._path, json.dumps([asdict(stage) for stage in self._stages.values()]))
+
+    def record_way_here(self, node: Paths, started_usec: int) -> None:
+        """Record what came before machined: firmware and loader where the loader measured them, the kernel, /init, s6."""
+        if times := loader_times(node.efivars):
+            self.record("firmware", 0, times.loader_started_usec)
+            self.record("loader", 0, times.kernel_started_usec - times.loader_started_usec)
+        if times_of_init := read_init_times(node.init_times):
+            begun, ended = times_of_init
+            self.record("kernel", 0, begun)
+            self.record("init", begun, ended)
+            self.record("supervisor", ended, started_usec)
 
     @property
     def all(self) -> tuple[Stage, ...]:

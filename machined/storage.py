@@ -16,9 +16,7 @@ from machined.disks.facts import Disk, boot_device, read_disk
 from machined.disks.plan import layout_is_complete
 from machined.reconcile import CONVERGED, Status, failed, failed_by
 
-_VOLATILE_REMEDY = (
-    "the node keeps its state in memory until the next boot; look at the disk, or write the image to it again to start anew"
-)
+_VOLATILE_REMEDY = "the node keeps its state in memory until the next boot; look at the disk, or write the image to it again to start anew"
 
 
 class Storage:

@@ -87,7 +87,9 @@ class TimeReconciler:
             return failed("chronyd keeps ending", "its log says why: osctl logs chronyd")
         if not syscalls.clock_is_synchronised():
             names = ", ".join(server.address for server in servers)
-            return waiting(f"the clock does not follow {names} yet", "chronyd keeps asking; check that UDP port 123 gets through")
+            return waiting(
+                f"the clock does not follow {names} yet", "chronyd keeps asking; check that UDP port 123 gets through"
+            )
         return CONVERGED
 
     def _prepare_directory(self) -> None:

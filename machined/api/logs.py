@@ -30,7 +30,9 @@ class LogApi(stubs.LogServiceServicer):
         await caller_of(context)
         if find(request.service) is None:  # a name out of the table, so never a path
             names = ", ".join(service.name for service in SERVICES)
-            await context.abort(grpc.StatusCode.NOT_FOUND, f"there is no service {request.service!r}; there are: {names}")
+            await context.abort(
+                grpc.StatusCode.NOT_FOUND, f"there is no service {request.service!r}; there are: {names}"
+            )
         directory = self._node.paths.logs / request.service
         async for chunk in logs.read(directory, follow=request.follow, tail_lines=request.tail_lines):
             yield pb.LogsResponse(chunk=chunk)

@@ -14,7 +14,9 @@ from machined.sequences import boottime_usec
 if TYPE_CHECKING:
     from machined.node import Node
 
-FIRST_PROBES_S = 0.05  # between probes while the gateway starts: each is a refused connection, which costs next to nothing
+FIRST_PROBES_S = (
+    0.05  # between probes while the gateway starts: each is a refused connection, which costs next to nothing
+)
 PROBE_EVERY_S = 30.0
 DEAD_AFTER_S = 120.0  # without an answer for so long, the watchdog is no longer fed and resets the machine
 
@@ -43,7 +45,10 @@ def _note(node: Node, answered: bool) -> None:
         node.board.post("api", CONVERGED)
         node.trigger("boot entry")
     elif any(stage.name == "api" for stage in node.stages.all):
-        node.board.post("api", failed("the gateway does not answer", "s6 restarts it; if it stays away, the watchdog resets the node"))
+        node.board.post(
+            "api",
+            failed("the gateway does not answer", "s6 restarts it; if it stays away, the watchdog resets the node"),
+        )
     if first:
         ended = boottime_usec()
         started = max((stage.start_usec + stage.duration_usec for stage in node.stages.all), default=0)

@@ -61,7 +61,8 @@ async def take(step: Step, device: Path, disk: Disk, table: Table) -> None:
             await run([*_SFDISK_WRITE, "--relocate", "gpt-bak-std", str(device)])
         case Append(partitions):
             script = "".join(
-                f"start={new.start_bytes // sector}, size={new.size_bytes // sector}, name={new.label}\n" for new in partitions
+                f"start={new.start_bytes // sector}, size={new.size_bytes // sector}, name={new.label}\n"
+                for new in partitions
             )
             await run([*_SFDISK_WRITE, "--append", str(device)], stdin=script.encode())
         case Make(number, label):

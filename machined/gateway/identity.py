@@ -36,7 +36,9 @@ class Caller:
         :raises UnknownCallerError: with both clocks in the text, because the wrong one may be the node's.
         """
         if now > self.not_after:
-            raise UnknownCallerError(f"the client certificate expired at {clock(self.not_after)}; this node's clock says {clock(now)}")
+            raise UnknownCallerError(
+                f"the client certificate expired at {clock(self.not_after)}; this node's clock says {clock(now)}"
+            )
         if now < self.not_before:
             raise UnknownCallerError(
                 f"the client certificate is valid from {clock(self.not_before)}; this node's clock says {clock(now)}"

@@ -29,6 +29,13 @@ def hosts(hostname: str) -> str:
     return f"127.0.0.1 localhost\n::1 localhost\n127.0.1.1 {hostname}\n"
 
 
+def write_names(etc: Path, hostname: str, machine_id: str) -> None:
+    """The files that say who the node is."""
+    put(etc / "hostname", f"{hostname}\n")
+    put(etc / "hosts", hosts(hostname))
+    put(etc / "machine-id", f"{machine_id}\n")
+
+
 def put(path: Path, text: str) -> bool:
     """Write *text* where it differs; whether it did. Written beside and renamed: a reader never sees half a file.
 

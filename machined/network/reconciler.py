@@ -33,9 +33,7 @@ def reachable(observed: Observed) -> tuple[ReachableAddress, ...]:
     """The addresses of *observed* that others can use: neither the loopback's nor link-local nor still being checked."""
     links = {link.index: link for link in observed.links if not link.loopback}
     return tuple(
-        ReachableAddress(
-            links[address.index].name, str(address.interface), _SOURCES.get(address.protocol, "")
-        )
+        ReachableAddress(links[address.index].name, str(address.interface), _SOURCES.get(address.protocol, ""))
         for address in observed.addresses
         if address.index in links and _is_reachable(address)
     )

@@ -41,7 +41,9 @@ class World:
 
     def channel(self, *roles: Role) -> grpc.aio.Channel:
         client = pki.issue_client(self.authority, "ada", roles, DAY)
-        credentials = grpc.ssl_channel_credentials(self.node.identity.certificate_pem, client.key_pem, client.certificate_pem)
+        credentials = grpc.ssl_channel_credentials(
+            self.node.identity.certificate_pem, client.key_pem, client.certificate_pem
+        )
         options = [("grpc.ssl_target_name_override", pki.SERVER_NAME), ("grpc.use_local_subchannel_pool", 1)]
         return grpc.aio.secure_channel(f"127.0.0.1:{self.gateway.port}", credentials, options=options)
 
@@ -53,9 +55,17 @@ class World:
 def scratch_root(root: Path, authority: pki.Identity) -> Paths:
     """The files of an image and a kernel that the daemon reads."""
     node = Paths(str(root))
-    for directory in (node.image_info.parent, node.state, node.proc / "sys/kernel/random", node.logs / "gateway", node.etc):
+    for directory in (
+        node.image_info.parent,
+        node.state,
+        node.proc / "sys/kernel/random",
+        node.logs / "gateway",
+        node.etc,
+    ):
         directory.mkdir(parents=True, exist_ok=True)
-    node.image_info.write_text('{"version": "0.1.0", "profile": "minimal", "arch": "x86_64", "build_epoch": 1700000000}')
+    node.image_info.write_text(
+        '{"version": "0.1.0", "profile": "minimal", "arch": "x86_64", "build_epoch": 1700000000}'
+    )
     node.image_client_ca.write_bytes(authority.certificate_pem)
     (node.proc / "cmdline").write_text("root=/dev/dm-0")
     (node.proc / "meminfo").write_text("MemTotal: 1000 kB\nMemAvailable: 600 kB\nHugePages_Total: 0\n")
@@ -143,7 +153,9 @@ def test_refusals_carry_all_that_is_wrong(play: Callable[[Scenario], None]) -> N
             code, why = await refused(config.ApplyConfig(pb.ApplyConfigRequest(documents=b"#" * 2_000_000)))
             assert code is grpc.StatusCode.INVALID_ARGUMENT
             assert "too large" in why
-            code, why = await refused(config.ApplyConfig(pb.ApplyConfigRequest(documents=DOCUMENT, expected_generation=7)))
+            code, why = await refused(
+                config.ApplyConfig(pb.ApplyConfigRequest(documents=DOCUMENT, expected_generation=7))
+            )
             assert code is grpc.StatusCode.ABORTED
             assert "generation 0 stands, 7 was expected" in why
             assert world.node.mode == "first-contact"
@@ -201,7 +213,9 @@ def test_logs_come_through(play: Callable[[Scenario], None]) -> None:
     async def scenario(world: World) -> None:
         async with world.channel(Role.ADMIN) as channel:
             await stubs.ConfigServiceStub(channel).ApplyConfig(pb.ApplyConfigRequest(documents=DOCUMENT))
-            chunks = [chunk.chunk async for chunk in stubs.LogServiceStub(channel).Logs(pb.LogsRequest(service="gateway"))]
+            chunks = [
+                chunk.chunk async for chunk in stubs.LogServiceStub(channel).Logs(pb.LogsRequest(service="gateway"))
+            ]
             assert b"".join(chunks) == b"2026-01-01 hello\n"
 
     play(scenario)

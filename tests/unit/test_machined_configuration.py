@@ -58,7 +58,10 @@ def test_the_same_again_makes_no_generation(tmp_path: Path) -> None:
     target = owner(tmp_path)
     apply(target, document("alpha"))
     before = files(tmp_path)
-    apply(target, b"---\nkind: MachineConfig\napiVersion: basalt.dev/v1alpha1\nhostname: ALPHA # the same, spelt otherwise\n")
+    apply(
+        target,
+        b"---\nkind: MachineConfig\napiVersion: basalt.dev/v1alpha1\nhostname: ALPHA # the same, spelt otherwise\n",
+    )
     assert files(tmp_path) == before
 
 

@@ -19,7 +19,9 @@ SERVER = ipaddress.IPv4Address("10.0.0.1")
 ADDRESS = ipaddress.IPv4Address("10.0.0.5")
 
 
-def reply(kind: Kind, transaction: int, *, server: ipaddress.IPv4Address = SERVER, mac: bytes = MAC, seconds: int = 3600) -> Message:
+def reply(
+    kind: Kind, transaction: int, *, server: ipaddress.IPv4Address = SERVER, mac: bytes = MAC, seconds: int = 3600
+) -> Message:
     options = {
         int(Option.SERVER): server.packed,
         int(Option.LEASE_TIME): seconds.to_bytes(4),
@@ -128,7 +130,9 @@ class TestStates:
         client = bound()
         renewal = sent([*client.on_deadline(client.deadline)])
         other = reply(Kind.ACK, renewal.message.transaction)
-        other = Message(other.kind, other.transaction, MAC, offered=ipaddress.IPv4Address("10.0.0.9"), options=other.options)
+        other = Message(
+            other.kind, other.transaction, MAC, offered=ipaddress.IPv4Address("10.0.0.9"), options=other.options
+        )
         assert [type(action) for action in client.on_message(other, 1900)] == [Lost, Bound]
 
     def test_a_carrier_that_returns_asks_any_server(self) -> None:

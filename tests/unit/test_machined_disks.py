@@ -74,10 +74,14 @@ def test_steps_resume_wherever_the_power_goes() -> None:
             case RelocateBackup():
                 now = dataclasses.replace(now, usable_end_bytes=now.disk_bytes - 33 * 512)
             case Append(partitions):
-                made = tuple(Partition(6 + at, new.label, new.start_bytes, new.size_bytes) for at, new in enumerate(partitions))
+                made = tuple(
+                    Partition(6 + at, new.label, new.start_bytes, new.size_bytes) for at, new in enumerate(partitions)
+                )
                 now = dataclasses.replace(now, partitions=now.partitions + made)
             case Make(number, label):
-                renamed = tuple(dataclasses.replace(p, label=label) if p.number == number else p for p in now.partitions)
+                renamed = tuple(
+                    dataclasses.replace(p, label=label) if p.number == number else p for p in now.partitions
+                )
                 now = dataclasses.replace(now, partitions=renamed)
         assert len(taken) < apply.STEPS_MAX
     assert taken == ["RelocateBackup", "Append", "Make", "Make"]
@@ -195,7 +199,9 @@ def test_mounts() -> None:
     assert mounted_type(text, "/stat") is None
 
 
-@pytest.mark.skipif(not (shutil.which("sfdisk") and shutil.which("mke2fs")), reason="sfdisk or mke2fs is not installed here")
+@pytest.mark.skipif(
+    not (shutil.which("sfdisk") and shutil.which("mke2fs")), reason="sfdisk or mke2fs is not installed here"
+)
 def test_the_real_tools_on_an_image_that_grew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The whole way with sfdisk and mke2fs on a file; only telling the kernel is left out (a file has no partitions to the kernel)."""
     monkeypatch.setattr(apply, "_SFDISK_WRITE", (str(shutil.which("sfdisk")), *apply._SFDISK_WRITE[1:]))

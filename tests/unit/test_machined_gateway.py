@@ -43,7 +43,9 @@ def server() -> pki.Identity:
     return pki.make_server_identity("node-1", NOW - DAY)
 
 
-def with_usage(authority: pki.Identity, usages: list[x509.ObjectIdentifier] | None, name: str | None = "eve") -> pki.Identity:
+def with_usage(
+    authority: pki.Identity, usages: list[x509.ObjectIdentifier] | None, name: str | None = "eve"
+) -> pki.Identity:
     """A certificate of *authority* for an admin with these extended key usages (None: without the extension)."""
     issuer = x509.load_pem_x509_certificate(authority.certificate_pem)
     signer = serialization.load_pem_private_key(authority.key_pem, password=None)
@@ -89,7 +91,9 @@ class StandIn(grpc.GenericRpcHandler):
                 await asyncio.sleep(3600)
             finally:
                 self.cancelled.set()
-        told = {key: value.decode() if isinstance(value, bytes) else value for key, value in context.invocation_metadata()}
+        told = {
+            key: value.decode() if isinstance(value, bytes) else value for key, value in context.invocation_metadata()
+        }
         return json.dumps(told).encode()
 
     async def stream(self, request: bytes, context: Any) -> AsyncIterator[bytes]:
@@ -123,7 +127,9 @@ class World:
             options=[("grpc.ssl_target_name_override", pki.SERVER_NAME), ("grpc.use_local_subchannel_pool", 1)],
         )
 
-    async def call(self, client: pki.Identity | None, method: str = VERSION, request: bytes = b"hello", **more: Any) -> bytes:
+    async def call(
+        self, client: pki.Identity | None, method: str = VERSION, request: bytes = b"hello", **more: Any
+    ) -> bytes:
         async with self.channel(client) as channel:
             if contract().get(method, contract()[VERSION]).server_streaming:
                 stream = channel.unary_stream(method)(request, **more)
@@ -156,7 +162,9 @@ def play(tmp_path: Path, authority: pki.Identity, server: pki.Identity) -> Play:
         async def body() -> None:
             trusted = authority.certificate_pem.decode() if authorities is None else authorities
             path = tmp_path / "gateway" / "trust.json"
-            write_trust(path, Trust(mode, server.key_pem.decode(), server.certificate_pem.decode(), trusted), group=None)
+            write_trust(
+                path, Trust(mode, server.key_pem.decode(), server.certificate_pem.decode(), trusted), group=None
+            )
             trust_file = TrustFile(path)
             trust_file.refresh()
             stand_in = StandIn()
@@ -198,7 +206,9 @@ def test_every_method_for_every_role(play: Play, authority: pki.Identity, mode: 
     play(scenario, mode)
 
 
-def test_certificates_that_tls_refuses_reach_no_method(play: Play, authority: pki.Identity, server: pki.Identity) -> None:
+def test_certificates_that_tls_refuses_reach_no_method(
+    play: Play, authority: pki.Identity, server: pki.Identity
+) -> None:
     """None, of another authority, expired, not yet valid, a server's, self-made with the authority's name."""
     stranger = pki.make_ca("operators", 30 * DAY)
     rejected = {
@@ -239,8 +249,16 @@ def test_dates_outside_of_the_authoritys_own_certificates(play: Play) -> None:
     [
         (None, "eve", "extended key usage"),
         ([x509.oid.ExtendedKeyUsageOID.SERVER_AUTH], "eve", ""),
-        ([x509.oid.ExtendedKeyUsageOID.SERVER_AUTH, x509.oid.ExtendedKeyUsageOID.CLIENT_AUTH], "eve", "extended key usage"),
-        ([x509.oid.ExtendedKeyUsageOID.ANY_EXTENDED_KEY_USAGE, x509.oid.ExtendedKeyUsageOID.CLIENT_AUTH], "eve", "extended key"),
+        (
+            [x509.oid.ExtendedKeyUsageOID.SERVER_AUTH, x509.oid.ExtendedKeyUsageOID.CLIENT_AUTH],
+            "eve",
+            "extended key usage",
+        ),
+        (
+            [x509.oid.ExtendedKeyUsageOID.ANY_EXTENDED_KEY_USAGE, x509.oid.ExtendedKeyUsageOID.CLIENT_AUTH],
+            "eve",
+            "extended key",
+        ),
         ([x509.oid.ExtendedKeyUsageOID.CLIENT_AUTH], None, "names nobody"),
     ],
 )
@@ -369,9 +387,13 @@ def test_new_trust_takes_effect_without_a_restart(play: Play, authority: pki.Ide
             assert await standing.unary_unary(VERSION)(b"1")
             both = authority.certificate_pem.decode() + successor.certificate_pem.decode()
             write_trust(
-                world.trust_path, Trust(CONFIGURED, server.key_pem.decode(), server.certificate_pem.decode(), both), group=None
+                world.trust_path,
+                Trust(CONFIGURED, server.key_pem.decode(), server.certificate_pem.decode(), both),
+                group=None,
             )
-            assert await standing.unary_unary(VERSION)(b"2")  # this call makes the gateway read the file before TLS asks for it
+            assert await standing.unary_unary(VERSION)(
+                b"2"
+            )  # this call makes the gateway read the file before TLS asks for it
             assert await world.call(new)
             assert await standing.unary_unary(VERSION)(b"3")
 
@@ -406,7 +428,9 @@ def test_requests_beyond_the_limit_and_unknown_methods(play: Play, authority: pk
         with pytest.raises(grpc.aio.AioRpcError) as raised:
             await world.call(admin, request=b"x" * (5 * 1024 * 1024))
         assert raised.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
-        assert (await world.refusal(admin, "/basalt.machine.v1.SystemService/Nonsense"))[0] is grpc.StatusCode.UNIMPLEMENTED
+        assert (await world.refusal(admin, "/basalt.machine.v1.SystemService/Nonsense"))[
+            0
+        ] is grpc.StatusCode.UNIMPLEMENTED
 
     play(scenario)
 

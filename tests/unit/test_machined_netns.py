@@ -43,7 +43,8 @@ def _namespaces_work() -> bool:
 
 @pytest.mark.skipif(not _namespaces_work(), reason="this machine gives ordinary users no network namespaces")
 @pytest.mark.parametrize(
-    "scenario", ["static_and_dhcp", "drift_heals", "restart_disturbs_nothing", "renewal", "renumbering", "refused_route_is_said"]
+    "scenario",
+    ["static_and_dhcp", "drift_heals", "restart_disturbs_nothing", "renewal", "renumbering", "refused_route_is_said"],
 )
 def test_in_a_namespace(scenario: str) -> None:
     child = subprocess.run(
@@ -232,7 +233,12 @@ async def drift_heals(root: Path, log: Path) -> None:
         for route in (await world.netlink.observe()).routes:
             if str(route.destination) == "198.51.100.0/24":
                 await world.netlink.apply(RemoveRoute(route))
-        for wanted in (has_address("10.55.0.73/24"), has_address("192.0.2.5/24"), has_route("198.51.100.0/24"), has_route("0.0.0.0/0")):
+        for wanted in (
+            has_address("10.55.0.73/24"),
+            has_address("192.0.2.5/24"),
+            has_route("198.51.100.0/24"),
+            has_route("0.0.0.0/0"),
+        ):
             await world.until(wanted)
         index = next(link.index for link in observed.links if link.name == "eth0")
         await world.netlink._ipr.link("set", index=index, state="down")
@@ -269,7 +275,9 @@ async def renumbering(root: Path, log: Path) -> None:
         await world.until(has_route("0.0.0.0/0"))
         world.config[0] = NetworkConfig(links=(Link(name="eth0", addresses=("203.0.113.5/24",)),))
         world.reconciler.trigger()
-        await world.until(lambda observed: has_address("203.0.113.5/24")(observed) and not has_address("10.55.0.73/24")(observed))
+        await world.until(
+            lambda observed: has_address("203.0.113.5/24")(observed) and not has_address("10.55.0.73/24")(observed)
+        )
         observed = await world.until(lambda observed: not has_address("192.0.2.5/24")(observed))
         assert not has_route("198.51.100.0/24")(observed)
         assert not has_route("0.0.0.0/0")(observed)
@@ -277,14 +285,18 @@ async def renumbering(root: Path, log: Path) -> None:
 
 
 async def refused_route_is_said(root: Path, log: Path) -> None:
-    config = NetworkConfig(links=(Link(name="eth0", addresses=("192.0.2.5/24",), routes=(Route(to="default", via="10.99.0.1"),)),))
+    config = NetworkConfig(
+        links=(Link(name="eth0", addresses=("192.0.2.5/24",), routes=(Route(to="default", via="10.99.0.1"),)),)
+    )
     async with running(root, config) as world:
         while world.board.state_of("network") is not State.FAILED:
             await asyncio.sleep(0.02)
         assert "route 0.0.0.0/0 via 10.99.0.1" in world.board.entries()["network"].status.reason
         assert has_address("192.0.2.5/24")(await world.netlink.observe())  # one refusal keeps nothing else back
         with pytest.raises(OSError, match="unreachable"):
-            await world.netlink.apply(PutRoute(DesiredRoute(2, ipaddress.ip_network("10.1.0.0/16"), ipaddress.ip_address("10.98.0.1"))))
+            await world.netlink.apply(
+                PutRoute(DesiredRoute(2, ipaddress.ip_network("10.1.0.0/16"), ipaddress.ip_address("10.98.0.1")))
+            )
 
 
 def main(name: str) -> None:

@@ -79,7 +79,11 @@ def ip(text: str) -> model.Address:
 class TestSelection:
     def test_without_a_document_every_card_asks_dhcp(self) -> None:
         selection = select(None, [LO, ETH0, ETH1, BRIDGE])
-        assert [(entry.link.name, entry.wish.dhcp4) for entry in selection.managed] == [("lo", False), ("eth0", True), ("eth1", True)]
+        assert [(entry.link.name, entry.wish.dhcp4) for entry in selection.managed] == [
+            ("lo", False),
+            ("eth0", True),
+            ("eth1", True),
+        ]
 
     def test_with_a_document_only_its_links_and_the_loopback(self) -> None:
         config = NetworkConfig(links=(Link(name="eth1", dhcp4=True), Link(name="eth9")))
@@ -104,7 +108,10 @@ class TestDesired:
                     dhcp4=True,
                     mtu=9000,
                     addresses=("192.0.2.5/24", "2001:db8::5/64"),
-                    routes=(Route(to="198.51.100.0/24", via="192.0.2.1", metric=5), Route(to="default", via="2001:db8::1")),
+                    routes=(
+                        Route(to="198.51.100.0/24", via="192.0.2.1", metric=5),
+                        Route(to="default", via="2001:db8::1"),
+                    ),
                 ),
             )
         )
@@ -185,7 +192,9 @@ class TestPlan:
             (ETH0,), (dataclasses.replace(HAVE, protocol=protocol),), (dataclasses.replace(ROUTE, protocol=protocol),)
         )
         assert plan(observed, Desired()) == ()
-        assert plan(observed, Desired((), (WANT,), (WANT_ROUTE,))) == ()  # and is as good as ours where we want the same
+        assert (
+            plan(observed, Desired((), (WANT,), (WANT_ROUTE,))) == ()
+        )  # and is as good as ours where we want the same
 
     def test_a_renewed_lease_moves_the_lifetime_and_nothing_else(self) -> None:
         have = ObservedAddress(2, at("10.0.0.5/24"), DHCP, valid_until=100.4)
@@ -196,7 +205,9 @@ class TestPlan:
 
     def test_ipv6_default_metric_is_the_kernels(self) -> None:
         have = ObservedRoute(2, net("::/0"), ip("fe80::1"), 1024, STATIC)
-        assert plan(Observed((ETH0,), (), (have,)), Desired((), (), (DesiredRoute(2, net("::/0"), ip("fe80::1")),))) == ()
+        assert (
+            plan(Observed((ETH0,), (), (have,)), Desired((), (), (DesiredRoute(2, net("::/0"), ip("fe80::1")),))) == ()
+        )
 
     def test_links_that_are_gone_ask_for_nothing(self) -> None:
         assert plan(Observed((LO,)), Desired((DesiredLink(7, "eth7", True),))) == ()

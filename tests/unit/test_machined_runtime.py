@@ -98,7 +98,9 @@ class TestSequences:
             subject.append("third")
 
         events: list[StepEvent] = []
-        sequence = Sequence("s", (Phase("one", (Task("f", first), Task("g", second))), Phase("two", (Task("h", third),))))
+        sequence = Sequence(
+            "s", (Phase("one", (Task("f", first), Task("g", second))), Phase("two", (Task("h", third),)))
+        )
         assert asyncio.run(run(sequence, order, events.append))
         assert order == ["second", "first", "third"]
         assert [(event.phase, event.task, event.error) for event in events] == [
@@ -178,7 +180,10 @@ class TestLogs:
 @pytest.mark.parametrize(
     ("record", "expected"),
     [
-        (b"6,339,5140900,-;NET: Registered\n SUBSYSTEM=net\n", kmsg.KernelMessage(6, 0, 339, 5140900, "NET: Registered")),
+        (
+            b"6,339,5140900,-;NET: Registered\n SUBSYSTEM=net\n",
+            kmsg.KernelMessage(6, 0, 339, 5140900, "NET: Registered"),
+        ),
         (b"30,1,2,-,caller=T1;a;b", kmsg.KernelMessage(6, 3, 1, 2, "a;b")),
     ],
 )

@@ -20,7 +20,9 @@ def digest(directory: Path) -> str:
     total = hashlib.sha256()
     for path in sorted(directory.rglob("*")):
         mode = stat.S_IMODE(path.stat().st_mode)
-        total.update(f"{path.relative_to(directory)} {mode:o} ".encode() + (path.read_bytes() if path.is_file() else b""))
+        total.update(
+            f"{path.relative_to(directory)} {mode:o} ".encode() + (path.read_bytes() if path.is_file() else b"")
+        )
     return total.hexdigest()
 
 

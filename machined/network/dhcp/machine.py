@@ -29,7 +29,9 @@ LONGEST_WAIT_S = 64.0
 REQUEST_TRIES = 4  # for one offer, before the search begins again
 SHORTEST_RETRY_S = 60.0  # RFC 2131, 4.4.5: between requests to extend
 SHORTEST_LEASE_S = 30.0  # what a server grants below this would keep the client asking all the time
-LONGEST_LEASE_S = 10 * 365 * 86400.0  # "for ever" (0xffffffff) included: it spares everything behind this a special case
+LONGEST_LEASE_S = (
+    10 * 365 * 86400.0
+)  # "for ever" (0xffffffff) included: it spares everything behind this a special case
 MAXIMUM_MESSAGE_BYTES = 1500
 
 

@@ -100,7 +100,9 @@ class Message:
     def text(self, option: Option) -> str:
         """The text in *option*, without what would break a line of a file it may end up in."""
         return "".join(
-            character for character in self.options.get(option, b"").decode("ascii", "replace") if character.isprintable()
+            character
+            for character in self.options.get(option, b"").decode("ascii", "replace")
+            if character.isprintable()
         ).strip()
 
 

@@ -65,7 +65,9 @@ class LinkSockets:
 
     def __init__(self, link: str) -> None:
         self._link = link
-        self.packets = socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC, 0)
+        self.packets = socket.socket(
+            socket.AF_PACKET, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC, 0
+        )
         try:
             _attach_filter(self.packets)
             self.packets.bind((link, _ETH_P_IP))
