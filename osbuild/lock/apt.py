@@ -236,7 +236,10 @@ def download(items: Iterable[tuple[str, Path, str]]) -> list[str]:
     :raises BasaltError: on a host without apt.
     """
     _require("apt-get")
-    argv = [part for url, target, sha256 in items for part in (url, str(target), f"SHA256:{sha256}")]
+    argv: list[str] = []
+    for url, target, sha256 in items:
+        # apt links to what a file: URL names, and the link would outlive its target; copy: takes the same paths.
+        argv += [re.sub(r"\Afile:", "copy:", url), str(target), f"SHA256:{sha256}"]
     command = [str(HELPER), "-o", "APT::Sandbox::User=", "-o", "Acquire::Retries=3", "download-file", *argv]
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ | {"LC_ALL": "C.UTF-8"})
     return [] if done.returncode == 0 else (done.stdout + done.stderr).strip().splitlines()

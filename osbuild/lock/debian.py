@@ -68,7 +68,11 @@ def _fetch_batch(cache: Path, batch: Mapping[str, Package], mirrors: apt.Mirrors
         if verified(partial[name], package.sha256):
             partial[name].rename(blob(cache, package.sha256))
         else:
-            partial[name].unlink(missing_ok=True)
+            for left in (
+                partial[name],
+                partial[name].with_name(f"{partial[name].name}.FAILED"),
+            ):  # so apt calls a wrong file
+                left.unlink(missing_ok=True)
     return errors
 
 
