@@ -10,7 +10,7 @@ import sys
 from machined.lifecycle import BOOT, POWER_OFF, REBOOT
 from machined.node import Node
 from machined.paths import Paths
-from machined.power import ANSWER_GRACE_S
+from machined.power import ANSWER_GRACE_S, pending
 from machined.power import REBOOT as REBOOT_ACTION
 from machined.sequences import StepEvent, run
 from machined.services import NOTIFICATION_FD
@@ -33,7 +33,9 @@ async def serve(node: Node) -> int:
 
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGTERM, node.stopping.set)
-    if not await run(BOOT, node, progress):
+    if action := pending(node.paths.shutdown_request):
+        node.stop_soon(action)  # an earlier machined was ended while it ended the boot: nothing is begun again
+    elif not await run(BOOT, node, progress):
         node.console.say("machined cannot go on; s6 starts it again")
         return 1
     await node.stopping.wait()

@@ -263,7 +263,10 @@ class Node:
             try:
                 storage.save_time(self.paths.clock)
             except OSError as error:
-                print(f"clock: {error}", flush=True)
+                # The first to notice that STATE takes no more: full, or read-only after an I/O error (errors=remount-ro).
+                self.board.post(
+                    "state", failed(f"STATE cannot be written: {error}", "configurations are refused; look at the disk")
+                )
             await asyncio.sleep(paths.CLOCK_SAVE_S)
 
     # --- consequences of a configuration

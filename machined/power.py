@@ -13,6 +13,14 @@ SERVICE_STOP_MS = 15_000
 WATCHDOG_SHUTDOWN_S = 180  # a shutdown that takes longer hangs
 
 
+def pending(path: Path) -> str:
+    """The end that was asked for earlier in this boot; empty when none was. A machined killed in the middle finds it here."""
+    try:
+        return path.read_text(encoding="ascii").strip()
+    except FileNotFoundError:
+        return ""
+
+
 def request(path: Path, action: str) -> None:
     """Tell PID 1 what to do once the services have ended."""
     put(path, f"{action}\n")

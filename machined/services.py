@@ -112,7 +112,7 @@ _LOG_RUN = f"""#!{paths.PYTHON} -IS
 import os
 
 directory = "/run/log/{{name}}"
-os.makedirs(directory, 0o755, exist_ok=True)
+os.makedirs(directory, 0o700, exist_ok=True)
 os.chown(directory, {paths.UID_LOG}, {paths.UID_LOG})
 os.setgroups([])
 os.setgid({paths.UID_LOG})

@@ -58,6 +58,8 @@ def status_of(error: BasaltError | OSError) -> grpc.StatusCode:
             return grpc.StatusCode.FAILED_PRECONDITION
         case OSError() if error.errno in (errno.ENOSPC, errno.EDQUOT):
             return grpc.StatusCode.RESOURCE_EXHAUSTED
+        case OSError() if error.errno == errno.EROFS:
+            return grpc.StatusCode.FAILED_PRECONDITION
         case _:
             return grpc.StatusCode.INTERNAL
 

@@ -221,3 +221,29 @@ class TestTools:
         asyncio.run(run_tool(["/bin/sh", "-c", "exit 1"], accept=frozenset({0, 1})))
         with pytest.raises(BasaltError, match="cannot start"):
             asyncio.run(run_tool([f"/nonexistent/{os.getpid()}"]))
+
+
+def test_an_end_that_was_interrupted_goes_on(tmp_path: Path) -> None:
+    """machined killed between asking for the reboot and ending the services: the next one ends them, and boots nothing."""
+    from machined import power
+    from machined.daemon import serve
+    from machined.node import Node
+    from machined.paths import Paths
+
+    node = Node(Paths(str(tmp_path)))
+    node.paths.run.mkdir(parents=True)
+    node.paths.state.mkdir()
+    ended: list[str] = []
+
+    class Supervision:
+        async def status(self, service: Any) -> Any:
+            raise BasaltError("s6 is ending")
+
+        async def end(self) -> None:
+            ended.append(power.pending(node.paths.shutdown_request))
+
+    node.supervisor = Supervision()  # type: ignore[assignment]
+    power.request(node.paths.shutdown_request, power.POWER_OFF)
+    assert asyncio.run(serve(node)) == 0
+    assert ended == [power.POWER_OFF]
+    assert node.paths.clock.exists()
