@@ -84,7 +84,7 @@ def code_digest(module: str) -> str:
 
 
 def file_digests(path: Path) -> Iterator[tuple[str, str]]:
-    """(name relative to the checkout, SHA-256 and mode) of *path*, or of every file below it; bytecode caches are left out.
+    """(name relative to the checkout or, outside, to its directory; SHA-256 and mode) of *path*, or of every file below it; bytecode caches are left out.
 
     A link below *path* counts by where it points, whether that exists or not.
 
@@ -95,7 +95,7 @@ def file_digests(path: Path) -> Iterator[tuple[str, str]]:
     if not files:
         raise BasaltError(f"an input of the build is missing: {path}", remedy="Restore it from version control")
     for file in files:
-        name = file.relative_to(paths.PROJECT) if file.is_relative_to(paths.PROJECT) else file.name
+        name = file.relative_to(paths.PROJECT if file.is_relative_to(paths.PROJECT) else path.parent)
         if file.is_symlink() and file != path:
             yield str(name), f"-> {file.readlink()}"
             continue

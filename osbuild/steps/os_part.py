@@ -58,7 +58,7 @@ def os_step(tools: Step, identity: Mapping[str, Any], client_ca: str | None, ove
         "os",
         build_os,
         inputs={"tools": tools},
-        params={"identity": dict(identity), "client_ca": client_ca or "", "overlay": str(overlay or "")},
+        params={"identity": dict(identity), "client_ca": client_ca or "", "overlay": overlay.name if overlay else ""},
         files=[TEMPLATES, *node_sources(), *([overlay] if overlay else [])],
     )
 
@@ -85,7 +85,8 @@ def build_os(ctx: Context) -> None:
     part.origins.clear()
     part.adopt(lambda _name: origin)
     if ctx.params["overlay"]:
-        overlay = Path(ctx.params["overlay"])
+        # Where it lies is no part of the key: the same overlay in another checkout makes the same root.
+        overlay = ctx.step.files[-1]
         for name in files_below(overlay):
             part.add(overlay / name, name, f"overlay {overlay.name}")
     part.save()
