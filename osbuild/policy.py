@@ -13,7 +13,7 @@ from osbuild.parts import matches
 from osbuild.tree import File
 
 _SHELLS = frozenset(
-    "sh bash dash ash zsh ksh mksh csh tcsh fish busybox toybox execlineb login su sudo sshd agetty getty".split()  # noqa: SIM905
+    "sh bash dash ash zsh ksh mksh csh tcsh fish busybox toybox execlineb login sulogin su sudo sshd agetty getty".split()  # noqa: SIM905
 )
 _PACKAGE_MANAGERS = {"apt", "apt-get", "dpkg", "rpm", "dnf", "yum", "apk", "pip", "pip3", "snap"}
 _DOCUMENTATION = (
