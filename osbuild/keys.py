@@ -84,7 +84,9 @@ def code_digest(module: str) -> str:
 
 
 def file_digests(path: Path) -> Iterator[tuple[str, str]]:
-    """(name relative to the checkout or, outside, to its directory; SHA-256 and mode) of *path*, or of every file below it; bytecode caches are left out.
+    """(name; SHA-256 and mode) of *path*, or of every file below it; bytecode caches are left out.
+
+    Names are relative to the checkout, or outside of it to the directory of *path*.
 
     A link below *path* counts by where it points, whether that exists or not.
 
