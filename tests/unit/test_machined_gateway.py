@@ -471,3 +471,25 @@ def test_trust_file_survives_garbage_and_keeps_the_key_to_itself(tmp_path: Path)
 )
 def test_addresses_read_as_people_write_them(peer: str, address: str) -> None:
     assert address_of(peer) == address
+
+
+def test_connections_that_say_nothing_or_nonsense_keep_nobody_out(play: Play, authority: pki.Identity) -> None:
+    reader = pki.issue_client(authority, "ada", [Role.READER], DAY)
+
+    async def scenario(world: World) -> None:
+        silent = [socket.create_connection(("127.0.0.1", world.gateway.port)) for _ in range(200)]
+        for number, connection in enumerate(silent):
+            if number % 3 == 1:
+                connection.sendall(b"GET / HTTP/1.1\r\n\r\n")
+            elif number % 3 == 2:
+                connection.sendall(
+                    b"\x16\x03\x01\xff\xff" + bytes(64)
+                )  # a TLS record that promises more than it brings
+        try:
+            for _ in range(20):
+                assert await world.call(reader)
+        finally:
+            for connection in silent:
+                connection.close()
+
+    play(scenario)
