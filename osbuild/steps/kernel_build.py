@@ -71,6 +71,6 @@ def build_kernel(ctx: Context) -> None:
         ("release", "include/config/kernel.release"),
     ):
         shutil.copyfile(tree / path, ctx.out / name)
+    modules = ctx.out / "modules/lib/modules" / (ctx.out / "release").read_text().strip()
     for link in ("build", "source"):  # they point to this step's scratch space
-        for found in (ctx.out / "modules").glob(f"lib/modules/*/{link}"):
-            found.unlink()
+        (modules / link).unlink(missing_ok=True)
