@@ -42,11 +42,18 @@ def command(*words: str) -> list[str]:
 
 @dataclass(frozen=True)
 class BootedNode:
-    """A running node. *seconds* went by from the start of QEMU's process until an RPC over mutual TLS was answered."""
+    """A running node that was switched on for this measurement.
+
+    :param began: when QEMU's process began, in seconds of the host's CLOCK_BOOTTIME.
+    :param seconds: from then until an RPC over mutual TLS was answered.
+    :param console: the console's lines, each with the seconds from *began* to when it was seen.
+    """
 
     name: str
-    seconds: float
     target: Target
+    began: float
+    seconds: float
+    console: tuple[tuple[float, str], ...]
 
 
 class Bench:
@@ -147,35 +154,42 @@ class Bench:
             machines.forget(name)
 
     def _boot(self, name: str, machine: str) -> BootedNode:
-        words = ["boot", "--profile", PROFILE, "--machine", machine, "--name", name, "--detach", "-o", "json"]
         process = subprocess.Popen(
-            command("--progress", "json", *words),
+            command(
+                "--progress", "json", "boot", "--profile", PROFILE, "--machine", machine, "--name", name, "-o", "json"
+            ),
             cwd=paths.PROJECT,
-            stdout=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             text=True,
         )
         assert process.stderr is not None
-        answered, errors = 0.0, []
-        for line in process.stderr:
-            if is_answer(line, name):
-                answered = time.clock_gettime(time.CLOCK_BOOTTIME)
-            errors.append(line)
+        events, last = [], ""
+        for last in process.stderr:
+            event = read_event(last, f"boot {name}")
+            if event:
+                events.append((time.clock_gettime(time.CLOCK_BOOTTIME), *event))
         if process.wait():
-            raise failure("boot", errors[-1] if errors else "")
+            raise failure("boot", last)
         record = machines.read(name)
         self.accelerator = record.accel
         began = record.started / os.sysconf("SC_CLK_TCK")  # proc(5): ticks since the host booted
-        return BootedNode(name, answered - began, Target.of_context(contexts.ensure_context(), name))
+        return BootedNode(
+            name=name,
+            target=Target.of_context(contexts.ensure_context(), name),
+            began=began,
+            seconds=next(clock - began for clock, kind, _ in events if kind == "done"),
+            console=tuple((clock - began, text) for clock, kind, text in events if kind == "detail"),
+        )
 
 
-def is_answer(line: str, name: str) -> bool:
-    """True for the line of progress that says that the node *name* has answered."""
+def read_event(line: str, step: str) -> tuple[str, str] | None:
+    """Kind and text of a line of ``--progress json`` that is about *step*; None for all others."""
     try:
         event = json.loads(line)
-    except ValueError:
-        return False
-    return isinstance(event, dict) and event.get("event") == "done" and event.get("step") == f"boot {name}"
+        return (event["event"], event.get("text", "")) if event["step"] == step else None
+    except (ValueError, KeyError, TypeError):
+        return None
 
 
 def failure(what: str, printed: str) -> BasaltError:

@@ -21,7 +21,7 @@ class Goal:
         return value >= self.limit if self.at_least else value <= self.limit
 
     def __str__(self) -> str:
-        return f"{'>=' if self.at_least else '<='} {shown(self.limit)}"
+        return f"{'>=' if self.at_least else '<='} {self.limit:g}"
 
 
 class Verdict(enum.StrEnum):

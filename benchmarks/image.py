@@ -35,13 +35,12 @@ def measure(bench: Bench) -> Iterator[Figure]:
 
 def _programs(bench: Bench) -> list[str]:
     found = []
-    with bench.store.using():
-        for name, step in bench.graph.root.inputs.items():
-            if not name.startswith("part-"):
-                continue
-            part = Part.load(bench.store.path(step.key))
-            for path in map(part.tree.joinpath, files_below(part.tree)):
-                elf = read_elf(path)
-                if elf and is_program(elf, executable=bool(path.stat().st_mode & 0o111)):
-                    found.append(path.name)
+    for name, step in bench.graph.root.inputs.items():
+        if not name.startswith("part-"):
+            continue
+        tree = Part.load(bench.output(step)).tree
+        for path in map(tree.joinpath, files_below(tree)):
+            elf = read_elf(path)
+            if elf and is_program(elf, executable=bool(path.stat().st_mode & 0o111)):
+                found.append(path.name)
     return sorted(found)
