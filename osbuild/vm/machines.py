@@ -228,9 +228,11 @@ def power_off(record: Record) -> None:
     """End the machine as pulling its plug would; returns when QEMU is gone."""
     if not alive(record):
         return
+    ways: list[signal.Signals | None] = [signal.SIGTERM, signal.SIGKILL]
     with contextlib.suppress(BasaltError):
         qmp.execute(directory_of(record.name) / "qmp.sock", "quit")
-    for sent in (None, signal.SIGTERM, signal.SIGKILL):
+        ways.insert(0, None)  # it has been asked, and gets time to do it
+    for sent in ways:
         if sent is not None and alive(record):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(record.pid, sent)
