@@ -9,14 +9,14 @@ from __future__ import annotations
 import json
 import os
 import time
-from dataclasses import asdict, dataclass
 from pathlib import Path
+
+from msgspec import Struct, structs
 
 from machined import paths
 
 
-@dataclass(frozen=True)
-class Record:
+class Record(Struct, frozen=True):
     """Who did what, and how it ended. Times in seconds since the epoch."""
 
     identity: str
@@ -42,7 +42,7 @@ class AuditLog:
         """
         self._directory.mkdir(mode=0o700, exist_ok=True)
         current = self._directory / "current"
-        values = asdict(record) | {"time_unix": round(time.time(), 3)}
+        values = structs.asdict(record) | {"time_unix": round(time.time(), 3)}
         line = (json.dumps(values, ensure_ascii=False) + "\n").encode()
         fd = os.open(current, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
         try:

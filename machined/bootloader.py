@@ -9,8 +9,9 @@ so that a FAT rename rewrites one directory entry in place.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 from basalt.files import sync_directory
 
@@ -20,8 +21,7 @@ TRIES = 3
 _NAME = re.compile(r"(?P<stem>basalt_[^+/\\]+)\+(?P<left>\d)-(?P<done>\d)\.efi")
 
 
-@dataclass(frozen=True)
-class CountedEntry:
+class CountedEntry(Struct, frozen=True):
     """The name of a boot entry with a counter."""
 
     stem: str  # basalt_<version>
@@ -58,8 +58,7 @@ def read_variable(efivars: Path, name: str) -> str | None:
         return None
 
 
-@dataclass(frozen=True)
-class LoaderTimes:
+class LoaderTimes(Struct, frozen=True):
     """Microseconds since power-on (or what the firmware's counter takes for it)."""
 
     loader_started_usec: int

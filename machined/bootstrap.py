@@ -9,8 +9,9 @@ falling back to another would hand it to whoever can damage the file.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 from basalt.errors import BasaltError
 from basalt.files import write_atomic
@@ -20,8 +21,7 @@ from machined.paths import Paths
 PINNED_NAME = "client-ca.pem"
 
 
-@dataclass(frozen=True)
-class Source:
+class Source(Struct, frozen=True):
     """A place that may hold an authority."""
 
     name: str  # for people
@@ -29,8 +29,7 @@ class Source:
     final: bool = False  # when it is there but unusable, no later source is asked
 
 
-@dataclass(frozen=True)
-class Authority:
+class Authority(Struct, frozen=True):
     """The authority found. *pem* is empty when there is none; *provenance* says for each source what came of it."""
 
     pem: bytes

@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from basalt.config import Configuration, diff, parse, redact, render
 from basalt.errors import BasaltError
@@ -23,8 +24,7 @@ class ConflictError(BasaltError):
     """Another generation stands than the one that was to be replaced."""
 
 
-@dataclass(frozen=True)
-class Applied:
+class Applied(Struct, frozen=True):
     """What an apply did, or would do."""
 
     generation: int
@@ -33,8 +33,7 @@ class Applied:
     changed: bool
 
 
-@dataclass(frozen=True)
-class Shown:
+class Shown(Struct, frozen=True):
     """A generation for reading: canonical, without secrets."""
 
     documents: bytes

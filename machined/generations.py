@@ -8,10 +8,10 @@ a damaged one is passed over (and stays for inspection until newer ones push it 
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
+from msgspec import Struct
 
 from basalt.errors import BasaltError
 from basalt.files import write_atomic
@@ -28,8 +28,7 @@ class _Record(msgspec.Struct, forbid_unknown_fields=True):
     documents: str
 
 
-@dataclass(frozen=True)
-class Generation:
+class Generation(Struct, frozen=True):
     """A configuration as it was applied. *documents* is canonical YAML with its secrets."""
 
     number: int
@@ -38,8 +37,7 @@ class Generation:
     applied_by: str
 
 
-@dataclass(frozen=True)
-class Loaded:
+class Loaded(Struct, frozen=True):
     """What was found on STATE: the generation in force, and what is wrong with those that were passed over."""
 
     current: Generation | None

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 _ROOT_HASH = re.compile(r"\bverity 1 \S+ \S+ \d+ \d+ \d+ \d+ \w+ ([0-9a-f]{64})\b")
 
 
-@dataclass(frozen=True)
-class Image:
+class Image(Struct, frozen=True):
     """``image.json``, written by osbuild."""
 
     version: str

@@ -5,15 +5,15 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 _RECORD_BYTES = 8192  # the kernel's own limit for one record
 BATCH = 256  # messages handed on at once
 
 
-@dataclass(frozen=True)
-class KernelMessage:
+class KernelMessage(Struct, frozen=True):
     """One record. *timestamp_usec* counts from boot."""
 
     priority: int  # syslog severity, 0 to 7

@@ -13,7 +13,8 @@ import enum
 import time
 import traceback
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from basalt.errors import BasaltError
 
@@ -30,8 +31,7 @@ class State(enum.Enum):
     FAILED = "failed"
 
 
-@dataclass(frozen=True)
-class Status:
+class Status(Struct, frozen=True):
     """How a concern stands, why, and what to do about it or what the node tries next."""
 
     state: State
@@ -59,8 +59,7 @@ def failed_by(error: BasaltError | OSError, remedy: str = "") -> Status:
     return failed(str(error), remedy)
 
 
-@dataclass(frozen=True)
-class Entry:
+class Entry(Struct, frozen=True):
     """A concern's status and since when it has been so (seconds since the epoch)."""
 
     status: Status

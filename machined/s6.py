@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 from basalt.errors import BasaltError
 from machined import paths
@@ -14,8 +15,7 @@ _FIELDS = "up,wantedup,ready,pid,updownfor"
 _DEATH_RECORD_BYTES = 14  # of supervise/death_tally: a 12-byte stamp, an exit code, a signal (s6_dtally_pack)
 
 
-@dataclass(frozen=True)
-class ServiceStatus:
+class ServiceStatus(Struct, frozen=True):
     """A service as s6 sees it."""
 
     name: str

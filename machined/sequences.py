@@ -10,16 +10,16 @@ import asyncio
 import time
 import traceback
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from typing import Generic, TypeVar
+
+from msgspec import Struct
 
 from basalt.errors import BasaltError
 
 Subject = TypeVar("Subject")
 
 
-@dataclass(frozen=True)
-class Task(Generic[Subject]):
+class Task(Struct, Generic[Subject], frozen=True):
     """One thing to do to the subject. *required*: when it fails, the phases after this one are not begun."""
 
     name: str
@@ -27,24 +27,21 @@ class Task(Generic[Subject]):
     required: bool = False
 
 
-@dataclass(frozen=True)
-class Phase(Generic[Subject]):
+class Phase(Struct, Generic[Subject], frozen=True):
     """Tasks that do not depend on one another."""
 
     name: str
     tasks: tuple[Task[Subject], ...]
 
 
-@dataclass(frozen=True)
-class Sequence(Generic[Subject]):
+class Sequence(Struct, Generic[Subject], frozen=True):
     """Phases in order."""
 
     name: str
     phases: tuple[Phase[Subject], ...]
 
 
-@dataclass(frozen=True)
-class StepEvent:
+class StepEvent(Struct, frozen=True):
     """A task has ended. Times in microseconds of CLOCK_BOOTTIME; *error* is empty when it went well."""
 
     sequence: str

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
 from pathlib import Path
+
+from msgspec import Struct, structs
 
 from machined.bootloader import loader_times
 from machined.network.names import put
 from machined.paths import Paths
 
 
-@dataclass(frozen=True)
-class Stage:
+class Stage(Struct, frozen=True):
     """One step. *start_usec* counts from where the kernel took over; firmware and loader came before it and start at 0."""
 
     name: str
@@ -37,7 +37,7 @@ class Stages:
         if name in self._stages:
             return
         self._stages[name] = Stage(name, start_usec, max(0, end_usec - start_usec))
-        put(self._path, json.dumps([asdict(stage) for stage in self._stages.values()]))
+        put(self._path, json.dumps([structs.asdict(stage) for stage in self._stages.values()]))
 
     def record_way_here(self, node: Paths, started_usec: int) -> None:
         """Record what came before machined: firmware and loader where the loader measured them, the kernel, /init, s6."""

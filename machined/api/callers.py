@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from typing import Any, NoReturn
 
 import grpc
 import grpc.aio
+from msgspec import Struct
 
 from basalt.config import ConfigError
 from basalt.errors import BasaltError, UsageError
@@ -23,8 +23,7 @@ from machined.gateway import relay
 DETAILS_BYTES_MAX = 6 * 1024  # gRPC carries the words of an error in a header; clients take 8 KiB of those
 
 
-@dataclass(frozen=True)
-class ApiCaller:
+class ApiCaller(Struct, frozen=True):
     """The verified caller of one call."""
 
     name: str

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 from basalt.errors import BasaltError
 
 SYSFS_SECTOR = 512  # sysfs counts in these whatever the disk's own sector is (Documentation/ABI/stable/sysfs-block)
 
 
-@dataclass(frozen=True)
-class Partition:
+class Partition(Struct, frozen=True):
     """One partition; offsets in bytes from the start of the disk."""
 
     number: int
@@ -27,8 +27,7 @@ class Partition:
         return self.start_bytes + self.size_bytes
 
 
-@dataclass(frozen=True)
-class Disk:
+class Disk(Struct, frozen=True):
     """A disk as sysfs shows it: partition labels as the kernel read them when it scanned the table."""
 
     name: str
@@ -44,8 +43,7 @@ class Disk:
         return f"{self.name}{'p' if self.name[-1].isdigit() else ''}{number}"
 
 
-@dataclass(frozen=True)
-class Table:
+class Table(Struct, frozen=True):
     """A disk's GPT as sfdisk reads it."""
 
     disk_bytes: int

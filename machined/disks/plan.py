@@ -19,20 +19,18 @@ Partitions of others are never moved, resized or removed: without room the answe
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from msgspec import Struct
 
 from basalt.errors import BasaltError
 from machined import paths
 from machined.disks.facts import Disk, Partition, Table
 
 
-@dataclass(frozen=True)
-class RelocateBackup:
+class RelocateBackup(Struct, frozen=True):
     """Move the backup GPT to the end of a disk that is larger than the image written to it."""
 
 
-@dataclass(frozen=True)
-class NewPartition:
+class NewPartition(Struct, frozen=True):
     """A partition to append."""
 
     label: str
@@ -40,23 +38,20 @@ class NewPartition:
     size_bytes: int
 
 
-@dataclass(frozen=True)
-class Append:
+class Append(Struct, frozen=True):
     """Create partitions behind the existing ones, in one write of the table."""
 
     partitions: tuple[NewPartition, ...]
 
 
-@dataclass(frozen=True)
-class Make:
+class Make(Struct, frozen=True):
     """Put a file system on a partition that was created for it, then give it its final label."""
 
     number: int
     label: str
 
 
-@dataclass(frozen=True)
-class Grow:
+class Grow(Struct, frozen=True):
     """Extend the last partition."""
 
     number: int

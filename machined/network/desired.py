@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from basalt.config.documents import Link, NetworkConfig, Route
 from machined import paths
@@ -18,16 +19,14 @@ from machined.network.model import Desired, DesiredAddress, DesiredLink, Desired
 DHCP_METRIC_BASE = 1024  # plus the link's index: static routes win over DHCP's, and two DHCP links do not fight
 
 
-@dataclass(frozen=True)
-class Managed:
+class Managed(Struct, frozen=True):
     """A link that is there, together with what the configuration wants of it."""
 
     link: ObservedLink
     wish: Link
 
 
-@dataclass(frozen=True)
-class Selection:
+class Selection(Struct, frozen=True):
     """The links to manage, and the wishes that no link fits (in words)."""
 
     managed: tuple[Managed, ...]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import ipaddress
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from machined import paths
 
@@ -20,8 +21,7 @@ IPV6_DEFAULT_METRIC = 1024  # IP6_RT_PRIO_USER: what the kernel makes of "no met
 FOREVER = None  # a lifetime without end
 
 
-@dataclass(frozen=True)
-class ObservedLink:
+class ObservedLink(Struct, frozen=True):
     """A link as the kernel has it."""
 
     index: int
@@ -35,8 +35,7 @@ class ObservedLink:
     physical: bool  # it has a device behind it: neither a bridge nor a veth nor a tunnel
 
 
-@dataclass(frozen=True)
-class ObservedAddress:
+class ObservedAddress(Struct, frozen=True):
     """An address as the kernel has it; *valid_until* in seconds of CLOCK_BOOTTIME."""
 
     index: int
@@ -47,8 +46,7 @@ class ObservedAddress:
     link_local: bool = False
 
 
-@dataclass(frozen=True)
-class ObservedRoute:
+class ObservedRoute(Struct, frozen=True):
     """A route of the main table; *index* 0 where it leads through no single link."""
 
     index: int
@@ -58,8 +56,7 @@ class ObservedRoute:
     protocol: int
 
 
-@dataclass(frozen=True)
-class Observed:
+class Observed(Struct, frozen=True):
     """All of it."""
 
     links: tuple[ObservedLink, ...] = ()
@@ -67,8 +64,7 @@ class Observed:
     routes: tuple[ObservedRoute, ...] = ()
 
 
-@dataclass(frozen=True)
-class DesiredLink:
+class DesiredLink(Struct, frozen=True):
     """How a managed link should be; *mtu* None leaves it to the driver."""
 
     index: int
@@ -77,8 +73,7 @@ class DesiredLink:
     mtu: int | None = None
 
 
-@dataclass(frozen=True)
-class DesiredAddress:
+class DesiredAddress(Struct, frozen=True):
     """An address that should be there."""
 
     index: int
@@ -87,8 +82,7 @@ class DesiredAddress:
     valid_until: float | None = FOREVER
 
 
-@dataclass(frozen=True)
-class DesiredRoute:
+class DesiredRoute(Struct, frozen=True):
     """A route that should be there; *metric* None is the kernel's default."""
 
     index: int
@@ -105,8 +99,7 @@ class DesiredRoute:
         return 0 if self.destination.version == 4 else IPV6_DEFAULT_METRIC
 
 
-@dataclass(frozen=True)
-class Desired:
+class Desired(Struct, frozen=True):
     """All of it. Links that are not here are left alone, except for what machined once put on them."""
 
     links: tuple[DesiredLink, ...] = ()
@@ -114,8 +107,7 @@ class Desired:
     routes: tuple[DesiredRoute, ...] = ()
 
 
-@dataclass(frozen=True)
-class SetLink:
+class SetLink(Struct, frozen=True):
     """Switch a link on or off, or change its MTU; None leaves that part."""
 
     index: int
@@ -124,29 +116,25 @@ class SetLink:
     mtu: int | None = None
 
 
-@dataclass(frozen=True)
-class PutAddress:
+class PutAddress(Struct, frozen=True):
     """Add an address, or renew its lifetime."""
 
     address: DesiredAddress
 
 
-@dataclass(frozen=True)
-class RemoveAddress:
+class RemoveAddress(Struct, frozen=True):
     """Remove an address that machined made."""
 
     address: ObservedAddress
 
 
-@dataclass(frozen=True)
-class PutRoute:
+class PutRoute(Struct, frozen=True):
     """Add a route."""
 
     route: DesiredRoute
 
 
-@dataclass(frozen=True)
-class RemoveRoute:
+class RemoveRoute(Struct, frozen=True):
     """Remove a route that machined made."""
 
     route: ObservedRoute

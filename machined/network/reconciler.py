@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 from basalt.config.documents import NetworkConfig
 from machined import paths
@@ -20,8 +21,7 @@ from machined.reconcile import CONVERGED, Status, failed, waiting
 _SOURCES = {paths.RTPROT_STATIC: "static", paths.RTPROT_DHCP: "dhcp4", ROUTER_ADVERTISEMENT: "slaac"}
 
 
-@dataclass(frozen=True)
-class ReachableAddress:
+class ReachableAddress(Struct, frozen=True):
     """An address under which the node can be reached."""
 
     link: str

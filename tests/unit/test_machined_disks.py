@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import json
 import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
+from msgspec import structs
 
 from basalt.errors import BasaltError
 from machined import paths
@@ -72,17 +72,15 @@ def test_steps_resume_wherever_the_power_goes() -> None:
         taken.append(type(step).__name__)
         match step:
             case RelocateBackup():
-                now = dataclasses.replace(now, usable_end_bytes=now.disk_bytes - 33 * 512)
+                now = structs.replace(now, usable_end_bytes=now.disk_bytes - 33 * 512)
             case Append(partitions):
                 made = tuple(
                     Partition(6 + at, new.label, new.start_bytes, new.size_bytes) for at, new in enumerate(partitions)
                 )
-                now = dataclasses.replace(now, partitions=now.partitions + made)
+                now = structs.replace(now, partitions=now.partitions + made)
             case Make(number, label):
-                renamed = tuple(
-                    dataclasses.replace(p, label=label) if p.number == number else p for p in now.partitions
-                )
-                now = dataclasses.replace(now, partitions=renamed)
+                renamed = tuple(structs.replace(p, label=label) if p.number == number else p for p in now.partitions)
+                now = structs.replace(now, partitions=renamed)
         assert len(taken) < apply.STEPS_MAX
     assert taken == ["RelocateBackup", "Append", "Make", "Make"]
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 import ipaddress
 
 import pytest
+from msgspec import structs
 
 from basalt.config.documents import Dns, Link, LinkMatch, NetworkConfig, Route
 from machined import paths
@@ -92,10 +92,10 @@ class TestSelection:
         assert selection.missing == ("no link named eth9",)
 
     def test_a_mac_address_finds_the_card_and_not_what_is_built_on_it(self) -> None:
-        vlan = dataclasses.replace(ETH0, index=9, name="eth0.5", physical=False)
+        vlan = structs.replace(ETH0, index=9, name="eth0.5", physical=False)
         config = NetworkConfig(links=(Link(match=LinkMatch(mac=ETH0.mac), up=True),))
         assert [entry.link.name for entry in select(config, [vlan, ETH0]).managed] == ["eth0"]
-        renamed = dataclasses.replace(ETH0, mac="02:00:00:00:00:01")  # its present address was changed
+        renamed = structs.replace(ETH0, mac="02:00:00:00:00:01")  # its present address was changed
         assert len(select(config, [renamed]).managed) == 1
 
 
@@ -168,7 +168,7 @@ class TestPlan:
         )
 
     def test_up_first_down_last(self) -> None:
-        down = dataclasses.replace(ETH0, up=False)
+        down = structs.replace(ETH0, up=False)
         want = Desired((DesiredLink(2, "eth0", True, 9000), DesiredLink(3, "eth1", False)), (WANT,))
         assert plan(Observed((down, ETH1)), want) == (
             SetLink(2, "eth0", True, 9000),
@@ -189,7 +189,7 @@ class TestPlan:
     @pytest.mark.parametrize("protocol", [0, 2, 3, 9, 42])
     def test_what_others_made_stays(self, protocol: int) -> None:
         observed = Observed(
-            (ETH0,), (dataclasses.replace(HAVE, protocol=protocol),), (dataclasses.replace(ROUTE, protocol=protocol),)
+            (ETH0,), (structs.replace(HAVE, protocol=protocol),), (structs.replace(ROUTE, protocol=protocol),)
         )
         assert plan(observed, Desired()) == ()
         assert (
@@ -199,7 +199,7 @@ class TestPlan:
     def test_a_renewed_lease_moves_the_lifetime_and_nothing_else(self) -> None:
         have = ObservedAddress(2, at("10.0.0.5/24"), DHCP, valid_until=100.4)
         same = DesiredAddress(2, at("10.0.0.5/24"), DHCP, 100.0)
-        renewed = dataclasses.replace(same, valid_until=150.0)
+        renewed = structs.replace(same, valid_until=150.0)
         assert plan(Observed((ETH0,), (have,)), Desired((), (same,))) == ()
         assert plan(Observed((ETH0,), (have,)), Desired((), (renewed,))) == (PutAddress(renewed),)
 

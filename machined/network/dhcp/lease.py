@@ -7,16 +7,16 @@ from __future__ import annotations
 
 import ipaddress
 import json
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 from basalt.files import write_atomic
 
 IPv4Address = ipaddress.IPv4Address
 
 
-@dataclass(frozen=True)
-class Lease:
+class Lease(Struct, frozen=True):
     """An address with what came along. Times in seconds of CLOCK_BOOTTIME, which nobody sets."""
 
     interface: ipaddress.IPv4Interface

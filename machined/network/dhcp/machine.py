@@ -12,6 +12,8 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from msgspec import Struct
+
 from machined.network.dhcp.lease import Lease
 from machined.network.dhcp.message import (
     ASKED_FOR,
@@ -45,23 +47,20 @@ class State(enum.Enum):
     REBINDING = "looking for any server that renews the lease"
 
 
-@dataclass(frozen=True)
-class Send:
+class Send(Struct, frozen=True):
     """Send a message: to *server* when given (the link has an address), else to everybody."""
 
     message: Message
     server: IPv4Address | None = None
 
 
-@dataclass(frozen=True)
-class Bound:
+class Bound(Struct, frozen=True):
     """A lease was granted or extended."""
 
     lease: Lease
 
 
-@dataclass(frozen=True)
-class Lost:
+class Lost(Struct, frozen=True):
     """The address must no longer be used."""
 
     reason: str

@@ -6,7 +6,8 @@ import enum
 import ipaddress
 import struct
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+
+from msgspec import Struct, field
 
 IPv4Address = ipaddress.IPv4Address
 UNSPECIFIED = IPv4Address(0)
@@ -71,8 +72,7 @@ class MalformedError(ValueError):
     """Not a DHCP reply that could be used."""
 
 
-@dataclass(frozen=True)
-class Message:
+class Message(Struct, frozen=True):
     """A request of ours, or a server's reply."""
 
     kind: Kind
