@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import importlib
 import os
 import socket
 from collections.abc import Callable, Coroutine
@@ -42,6 +43,17 @@ TIME_RESYNC_S = 10.0  # chrony tells nobody when it has synchronised
 CONTAINERS_RESYNC_S = 15.0
 BOOT_ENTRY_RESYNC_S = 10.0
 APPLY_SETTLE_S = 5.0  # how long an apply waits for the reconcilers' first look at it
+
+
+def _import_ahead() -> None:
+    """Import what the later phases need while the earlier ones wait for disks. Whoever comes first waits for the rest."""
+    for module in (
+        "machined.network.reconciler",
+        "machined.network.netlink",
+        "machined.api.server",
+        "machined.api.watch",
+    ):
+        importlib.import_module(module)
 
 
 class Node:
@@ -158,6 +170,7 @@ class Node:
         self.paths.run.mkdir(mode=0o755, parents=True, exist_ok=True)
         self.paths.etc.mkdir(mode=0o755, exist_ok=True)
         self.watchdog.arm(paths.WATCHDOG_TIMEOUT_S)
+        self.spawn(asyncio.to_thread(_import_ahead), "imports")
         with contextlib.suppress(BasaltError):  # "state" and "data" will say it
             self.storage.locate()
         self.stages.record_way_here(self.paths, self.started_usec)

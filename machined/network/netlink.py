@@ -74,16 +74,18 @@ async def _kernel_errors(what: str) -> AsyncIterator[None]:
         raise OSError(code, f"{what}: {error.args[-1]}") from error
 
 
+_AsyncIPRoute = _import_iproute()
+
+
 class Netlink:
-    """One rtnetlink conversation for requests, another for the kernel's events."""
+    """One rtnetlink conversation."""
 
     def __init__(self) -> None:
-        self._iproute = _import_iproute()
         self._requests: AsyncIPRoute | None = None
         self._turn = asyncio.Lock()  # a netlink socket carries one dump at a time (EBUSY)
 
     async def __aenter__(self) -> Netlink:
-        self._requests = self._iproute()
+        self._requests = _AsyncIPRoute()
         await self._requests.setup_endpoint()
         return self
 
