@@ -208,10 +208,18 @@ def restart(name: str) -> Record:
     """Start a stopped machine again from its disk.
 
     :raises UsageError: when it runs.
+    :raises BasaltError: when the store no longer has what it was started with.
     """
     record = read(name)
     if alive(record):
         raise UsageError(f"the virtual machine '{name}' runs already")
+    for what, path in (("QEMU", record.tools), ("kernel", record.kernel)):
+        if not Path(path).is_dir():
+            raise BasaltError(
+                f"cannot start the virtual machine '{name}'",
+                why=f"its {what} was collected from the store: {path}",
+                remedy="Build it again by booting another machine of the same profile; this one's disk is kept",
+            )
     launching = Launch(name, record.accel, record.cmdline, record.client_ca)
     return launch(
         name,

@@ -276,6 +276,15 @@ def test_running_machine_is_not_started_twice(state: Path) -> None:
         machines.restart("n1")
 
 
+def test_machine_whose_qemu_was_collected_says_so_and_keeps_its_disk(state: Path) -> None:
+    save(state, record())
+    (state / "n1" / "disk.qcow2").touch()
+    with pytest.raises(BasaltError) as caught:
+        machines.restart("n1")
+    assert caught.value.why == "its QEMU was collected from the store: /tools"
+    assert (state / "n1" / "disk.qcow2").exists()
+
+
 # ---- QMP
 
 
