@@ -196,9 +196,9 @@ def test_bug_is_one_line_and_its_traceback_lies_in_a_file(
 def test_reader_that_went_away_is_no_error() -> None:
     reading, writing = os.pipe()
     os.close(reading)
-    done = subprocess.run(
-        [sys.executable, "-m", "osbuild", "profiles"], stdout=writing, stderr=subprocess.PIPE, cwd=PROJECT, check=False
-    )
+    buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    command = [sys.executable, "-m", "osbuild", "profiles"]
+    done = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, cwd=PROJECT, env=buffered, check=False)
     os.close(writing)
     assert (done.returncode, done.stderr) == (0, b"")
 

@@ -210,6 +210,13 @@ def test_failure_stops_the_others_and_keeps_what_was_finished(store: Store) -> N
     assert workspaces(store) == []
 
 
+def test_nothing_new_is_started_after_a_failure(store: Store) -> None:
+    progress = Recorded()
+    with pytest.raises(UsageError):
+        build(store, [step("bad", fail), step("next")], progress, jobs=1)
+    assert progress.of("start") == ["bad"]
+
+
 def test_next_run_goes_on_from_the_finished_steps(store: Store) -> None:
     good = step("good")
     with pytest.raises(UsageError):

@@ -7,7 +7,7 @@ import dataclasses
 import hashlib
 import itertools
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
@@ -295,6 +295,21 @@ def test_tampered_package_is_refused_and_not_kept(archive: FakeArchive, cache: P
     assert "Hash Sum mismatch" in caught.value.why
     assert "tampered" in caught.value.remedy
     assert downloads(cache) == digests("libc6", "tar")
+
+
+def test_hash_is_checked_again_whatever_the_downloader_says(
+    archive: FakeArchive, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def careless(items: Iterable[tuple[str, Path, str]]) -> list[str]:
+        for _, target, _ in items:
+            target.write_bytes(b"something else")
+        return []
+
+    monkeypatch.setattr(apt, "download", careless)
+    with pytest.raises(BasaltError) as caught:
+        debian.fetch(cache, debian_lock().packages, archive)
+    assert caught.value.why == "what the mirror sends does not match the lock"
+    assert downloads(cache) == set()
 
 
 def test_without_network_the_missing_packages_are_named(archive: FakeArchive, cache: Path) -> None:
