@@ -96,13 +96,13 @@ def image_graph(name: str, *, version: str | None = None, client_ca: str | None 
     tools, pool = tree_step(debian, "image-tools"), pool_step(debian, "image")
     python = python_step(tools, pool, debian, wheels, to_table(profile.python))
     kernel = kernel_graph(profile, debian)
-    parts = {
+    base = {
         "debian": debian_step(pool, python, debian, profile.packages),
         "modules": modules_step(kernel),
-        "os": os_step(tools, identity, client_ca, named.overlay),
         "python": python,
     }
-    root = root_step(tools, parts, to_table(profile.root), epoch)
+    own = os_step(tools, identity, client_ca, named.overlay)
+    root = root_step(tools, base, own, to_table(profile.root), epoch)
     uki = uki_step(tools, kernel, root, identity, profile.boot.cmdline)
     disk = disk_step(tools, root, uki, identity, to_table(profile.disk))
     manifest = manifest_step(root, uki, kernel, disk, identity)

@@ -46,12 +46,16 @@ class Root(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     :param compression: algorithm and level, as ``-z`` takes them.
     :param cluster_bytes: size of a physical cluster, ``-C``.
-    :param fragments: pack tails of files together (smaller, slightly slower to read).
+    :param cold: files that are read seldom, by path; they are compressed harder.
+    :param cold_compression: algorithm and level for these.
+    :param cold_cluster_bytes: size of their clusters; at least *cluster_bytes*.
     """
 
     compression: str
-    cluster_bytes: int = 65536
-    fragments: bool = True
+    cluster_bytes: int
+    cold: list[str]
+    cold_compression: str
+    cold_cluster_bytes: int
 
 
 class Boot(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import signal
@@ -65,6 +66,12 @@ def test_listing_names_every_file_with_its_origin_biggest_first(files: list[dict
     present = {str(path.relative_to(root)) for path in root.rglob("*") if path.is_symlink() or path.is_file()}
     assert listed == present
     assert all(file["origin"] for file in files)
+    for file in files:
+        path = root / file["path"]
+        if file["target"]:
+            assert str(path.readlink()) == file["target"]
+        else:
+            assert hashlib.sha256(path.read_bytes()).hexdigest() == file["sha256"], file["path"]
     sizes = [file["size"] for file in files]
     assert sizes == sorted(sizes, reverse=True)
 
