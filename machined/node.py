@@ -223,7 +223,8 @@ class Node:
         from machined.network.netlink import Events, Netlink
         from machined.network.reconciler import NetworkReconciler
 
-        netlink = await self._exits.enter_async_context(Netlink())
+        netlink = Netlink()
+        self._exits.callback(netlink.close)
         self.network = NetworkReconciler(
             netlink,
             self.paths,

@@ -1,4 +1,4 @@
-"""The kernel's side of the network, through pyroute2: read what is, carry one operation out, hear of changes.
+"""The kernel's side of the network: read what is, carry one operation out, hear of changes.
 
 A thin layer on purpose: everything that is decided is decided in :mod:`machined.network.plan`.
 """
@@ -6,17 +6,17 @@ A thin layer on purpose: everything that is decided is decided in :mod:`machined
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import errno
-import importlib.util
 import ipaddress
 import socket
-import sys
 import time
-from collections.abc import AsyncIterator, Callable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import Any
 
+from machined.network import rtnl
 from machined.network.model import (
+    DesiredAddress,
+    DesiredRoute,
     Observed,
     ObservedAddress,
     ObservedLink,
@@ -29,14 +29,13 @@ from machined.network.model import (
     SetLink,
 )
 
-if TYPE_CHECKING:
-    from pyroute2.iproute.linux import AsyncIPRoute
-
-DUMP_TRIES = 4
+DUMP_TRIES = 4  # a dump is repeated when the network changed in the middle of it
 
 _INFINITY = 0xFFFFFFFF
 _MAIN_TABLE = 254
 _UNICAST = 1
+_SCOPE_LINK = 253  # the network is on the link itself
+_SCOPE_ANY = 255  # RT_SCOPE_NOWHERE: for removal, whatever the scope
 _IFF_UP = 0x1
 _IFF_LOOPBACK = 0x8
 _IFF_LOWER_UP = 0x10000
@@ -45,59 +44,15 @@ _IFA_F_TENTATIVE = 0x40
 _ALREADY_SO = frozenset({errno.EEXIST, errno.ENOENT, errno.ESRCH, errno.EADDRNOTAVAIL, errno.ENODEV})
 
 
-def _import_iproute() -> type[AsyncIPRoute]:
-    """``AsyncIPRoute`` without the rest of pyroute2.
-
-    ``import pyroute2`` also imports its NDB, nftables, ethtool and more: 140 ms natively, close to a second of every boot under
-    emulation. The package's own ``__init__`` is therefore skipped: an empty module with the right search path stands in for it.
-    """
-    if "pyroute2" not in sys.modules:
-        spec = importlib.util.find_spec("pyroute2")
-        if spec is None:
-            raise ModuleNotFoundError("pyroute2 is not installed")
-        sys.modules["pyroute2"] = importlib.util.module_from_spec(spec)
-    from pyroute2.iproute import linux
-
-    found: type[AsyncIPRoute] = linux.AsyncIPRoute
-    return found
-
-
-@contextlib.asynccontextmanager
-async def _kernel_errors(what: str) -> AsyncIterator[None]:
-    """pyroute2's NetlinkError, which is no OSError, as the OSError that it is."""
-    try:
-        yield
-    except Exception as error:
-        code = getattr(error, "code", None)
-        if code is None:
-            raise
-        raise OSError(code, f"{what}: {error.args[-1]}") from error
-
-
-_AsyncIPRoute = _import_iproute()
-
-
 class Netlink:
-    """One rtnetlink conversation."""
+    """The kernel's links, addresses and routes."""
 
     def __init__(self) -> None:
-        self._requests: AsyncIPRoute | None = None
-        self._turn = asyncio.Lock()  # a netlink socket carries one dump at a time (EBUSY)
+        self._socket = rtnl.RouteSocket()
 
-    async def __aenter__(self) -> Netlink:
-        self._requests = _AsyncIPRoute()
-        await self._requests.setup_endpoint()
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        if self._requests is not None:
-            self._requests.close()
-
-    @property
-    def _ipr(self) -> Any:
-        if self._requests is None:
-            raise RuntimeError("the netlink socket is not open")
-        return self._requests
+    def close(self) -> None:
+        """Close the socket."""
+        self._socket.close()
 
     async def observe(self) -> Observed:
         """Links, addresses and the routes of the main table, as they are now.
@@ -106,26 +61,21 @@ class Netlink:
         """
         for _ in range(DUMP_TRIES - 1):
             try:
-                return await self._observe_once()
-            except OSError as error:
-                if error.errno != errno.EINTR:  # NLM_F_DUMP_INTR: something changed in the middle of the dump
-                    raise
-        return await self._observe_once()
-
-    async def _observe_once(self) -> Observed:
-        async with self._turn, _kernel_errors("reading the network's state"):
-            return await self._observe()
+                return await self._observe()
+            except InterruptedError:
+                continue
+        return await self._observe()
 
     async def _observe(self) -> Observed:
         now = time.clock_gettime(time.CLOCK_BOOTTIME)
-        links = [_link(message) async for message in await self._ipr.link("dump")]
-        addresses = [_address(message, now) async for message in await self._ipr.addr("dump")]
-        routes = [
-            _route(message)
-            async for message in await self._ipr.route("dump", table=_MAIN_TABLE)
-            if message["type"] == _UNICAST
-        ]
-        return Observed(tuple(links), tuple(addresses), tuple(routes))
+        links = await self._socket.dump(rtnl.RTM_GETLINK, rtnl.ifinfmsg())
+        addresses = await self._socket.dump(rtnl.RTM_GETADDR, rtnl.ifaddrmsg())
+        routes = await self._socket.dump(rtnl.RTM_GETROUTE, rtnl.rtmsg())
+        return Observed(
+            tuple(_link(message) for message in links),
+            tuple(_address(message, now) for message in addresses),
+            tuple(_route(message) for message in routes if _is_main_unicast(message)),
+        )
 
     async def apply(self, operation: Operation) -> None:
         """Carry *operation* out.
@@ -133,45 +83,82 @@ class Netlink:
         :raises OSError: the kernel refused it. That something is already as wanted is no refusal.
         """
         try:
-            async with self._turn, _kernel_errors(_words(operation)):
-                await self._apply(operation)
+            await self._apply(operation)
         except OSError as error:
             if error.errno not in _ALREADY_SO:
-                raise
+                raise OSError(error.errno, f"{_words(operation)}: {error.strerror}") from error
 
     async def _apply(self, operation: Operation) -> None:
+        request = self._socket.request
         match operation:
-            case SetLink(index, _, up, mtu):
-                if mtu is not None:
-                    await self._ipr.link("set", index=index, mtu=mtu)
-                if up is not None:
-                    await self._ipr.link("set", index=index, state="up" if up else "down")
+            case SetLink():
+                await request(rtnl.RTM_NEWLINK, _link_request(operation))
             case PutAddress(address):
-                await self._put_address(operation)
+                await request(rtnl.RTM_NEWADDR, _address_request(address), rtnl.REPLACE)
             case RemoveAddress(address):
-                interface = address.interface
-                await self._ipr.addr(
-                    "del", index=address.index, address=str(interface.ip), prefixlen=interface.network.prefixlen
-                )
+                wanted = DesiredAddress(address.index, address.interface, address.protocol)
+                await request(rtnl.RTM_DELADDR, _address_request(wanted))
             case PutRoute(route):
-                await self._ipr.route("replace", **_route_arguments(route, route.metric))
+                message = _route_request(route, route.metric)
+                message["type"] = _UNICAST
+                if route.via is None and route.destination.version == 4:
+                    message["scope"] = _SCOPE_LINK
+                await request(rtnl.RTM_NEWROUTE, message, rtnl.REPLACE)
             case RemoveRoute(route):
-                await self._ipr.route("del", **_route_arguments(route, route.metric))
+                message = _route_request(route, route.metric)
+                message["scope"] = _SCOPE_ANY
+                await request(rtnl.RTM_DELROUTE, message)
 
-    async def _put_address(self, operation: PutAddress) -> None:
-        address = operation.address
-        arguments: dict[str, Any] = {
-            "index": address.index,
-            "address": str(address.interface.ip),
-            "prefixlen": address.interface.network.prefixlen,
-            "proto": address.protocol,
-        }
-        if address.interface.version == 4 and address.interface.network.prefixlen < 31:
-            arguments["broadcast"] = str(address.interface.network.broadcast_address)
-        if address.valid_until is not None:
-            remaining = max(1, int(address.valid_until - time.clock_gettime(time.CLOCK_BOOTTIME)))
-            arguments["valid_lft"] = arguments["preferred_lft"] = remaining
-        await self._ipr.addr("replace", **arguments)
+
+def _family(version: int) -> int:
+    return socket.AF_INET if version == 4 else socket.AF_INET6
+
+
+def _link_request(change: SetLink) -> Any:
+    message = rtnl.ifinfmsg()
+    message["index"] = change.index
+    if change.up is not None:
+        message["flags"], message["change"] = (_IFF_UP if change.up else 0), _IFF_UP
+    if change.mtu is not None:
+        message["attrs"] = [("IFLA_MTU", change.mtu)]
+    return message
+
+
+def _address_request(address: DesiredAddress) -> Any:
+    interface = address.interface
+    message = rtnl.ifaddrmsg()
+    message["family"] = _family(interface.version)
+    message["prefixlen"] = interface.network.prefixlen
+    message["index"] = address.index
+    attributes: list[tuple[str, Any]] = [
+        ("IFA_LOCAL", str(interface.ip)),
+        ("IFA_ADDRESS", str(interface.ip)),
+        ("IFA_PROTO", address.protocol),
+    ]
+    if interface.version == 4 and interface.network.prefixlen < 31:
+        attributes.append(("IFA_BROADCAST", str(interface.network.broadcast_address)))
+    if address.valid_until is not None:
+        seconds = max(1, int(address.valid_until - time.clock_gettime(time.CLOCK_BOOTTIME)))
+        attributes.append(("IFA_CACHEINFO", {"ifa_preferred": seconds, "ifa_valid": seconds, "cstamp": 0, "tstamp": 0}))
+    message["attrs"] = attributes
+    return message
+
+
+def _route_request(route: DesiredRoute | ObservedRoute, metric: int | None) -> Any:
+    message = rtnl.rtmsg()
+    message["family"] = _family(route.destination.version)
+    message["dst_len"] = route.destination.prefixlen
+    message["table"] = _MAIN_TABLE
+    message["proto"] = route.protocol
+    attributes: list[tuple[str, Any]] = [("RTA_OIF", route.index)]
+    if route.destination.prefixlen:
+        attributes.append(("RTA_DST", str(route.destination.network_address)))
+    if route.via is not None:
+        attributes.append(("RTA_GATEWAY", str(route.via)))
+    if metric:
+        attributes.append(("RTA_PRIORITY", metric))
+    message["attrs"] = attributes
+    return message
 
 
 def _words(operation: Operation) -> str:
@@ -190,21 +177,8 @@ def _words(operation: Operation) -> str:
             return f"removing route {gone.destination}"
 
 
-def _route_arguments(route: Any, metric: int | None) -> dict[str, Any]:
-    arguments: dict[str, Any] = {
-        "dst": str(route.destination),
-        "oif": route.index,
-        "proto": route.protocol,
-        "table": _MAIN_TABLE,
-        "family": socket.AF_INET if route.destination.version == 4 else socket.AF_INET6,
-    }
-    if route.via is not None:
-        arguments["gateway"] = str(route.via)
-    elif route.destination.version == 4:
-        arguments["scope"] = 253  # RT_SCOPE_LINK: the network is on the link itself
-    if metric:
-        arguments["priority"] = metric
-    return arguments
+def _is_main_unicast(message: Any) -> bool:
+    return bool(message["type"] == _UNICAST and (message.get_attr("RTA_TABLE") or message["table"]) == _MAIN_TABLE)
 
 
 def _link(message: Any) -> ObservedLink:

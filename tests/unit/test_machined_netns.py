@@ -22,10 +22,11 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
+from pyroute2.iproute.linux import AsyncIPRoute
 
 from basalt.config.documents import Dns, Link, NetworkConfig, Route
 from machined.network.dhcp.message import Kind, Message, Option, decode, encode
-from machined.network.model import DesiredRoute, Observed, PutRoute, RemoveAddress, RemoveRoute
+from machined.network.model import DesiredRoute, Observed, PutRoute, RemoveAddress, RemoveRoute, SetLink
 from machined.network.netlink import Events, Netlink
 from machined.network.reconciler import NetworkReconciler, ReachableAddress
 from machined.paths import RTPROT_DHCP, Paths
@@ -96,9 +97,8 @@ def unshare_network() -> None:
 
 
 async def configure_server_side() -> None:
-    async with Netlink() as netlink:
-        index = next(link.index for link in (await netlink.observe()).links if link.name == "dh0")
-        ipr = netlink._ipr
+    async with AsyncIPRoute() as ipr:
+        (index,) = await ipr.link_lookup(ifname="dh0")
         await ipr.addr("add", index=index, address="10.55.0.1", prefixlen=24)
         await ipr.link("set", index=index, state="up")
 
@@ -117,10 +117,9 @@ def start_server(log: Path, renew_after_s: int) -> int:
     os.read(ready[0], 1)
 
     async def hand_over() -> None:
-        async with Netlink() as netlink:
-            ipr = netlink._ipr
+        async with AsyncIPRoute() as ipr:
             await ipr.link("add", ifname="eth0", kind="veth", peer={"ifname": "dh0"})
-            index = next(link.index for link in (await netlink.observe()).links if link.name == "dh0")
+            (index,) = await ipr.link_lookup(ifname="dh0")
             await ipr.link("set", index=index, net_ns_pid=pid)
 
     asyncio.run(hand_over())
@@ -155,7 +154,7 @@ async def running(root: Path, config: NetworkConfig) -> AsyncIterator[World]:
     node.leases.mkdir(parents=True, exist_ok=True)
     announced: list[ReachableAddress] = []
     board = Board()
-    async with Netlink() as netlink:
+    with contextlib.closing(Netlink()) as netlink:
         current = [config]
         reconcilers: list[Reconciler] = []
         network = NetworkReconciler(
@@ -241,7 +240,7 @@ async def drift_heals(root: Path, log: Path) -> None:
         ):
             await world.until(wanted)
         index = next(link.index for link in observed.links if link.name == "eth0")
-        await world.netlink._ipr.link("set", index=index, state="down")
+        await world.netlink.apply(SetLink(index, "eth0", up=False))
         await world.until(has_route("0.0.0.0/0"))
         await converged(world)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import struct
 
 import pytest
 from msgspec import structs
@@ -30,6 +31,7 @@ from machined.network.model import (
 from machined.network.names import hosts, resolv_conf
 from machined.network.plan import plan
 from machined.network.reconciler import ReachableAddress, reachable
+from machined.network.rtnl import split
 
 STATIC, DHCP = paths.RTPROT_STATIC, paths.RTPROT_DHCP
 
@@ -239,3 +241,18 @@ def test_addresses_shown_are_those_that_others_can_use() -> None:
         ReachableAddress("eth0", "10.0.0.5/24", "dhcp4"),
         ReachableAddress("eth0", "10.9.9.9/32", ""),
     )
+
+
+def test_messages_of_the_kernel_are_split_and_nonsense_ends_it() -> None:
+    def message(kind: int, sequence: int, body: bytes) -> bytes:
+        whole = struct.pack("=IHHII", 16 + len(body), kind, 2, sequence, 0) + body
+        return whole + bytes(-len(whole) % 4)
+
+    data = message(16, 7, b"abcde") + message(3, 7, b"")
+    assert [(kind, flags, sequence, len(body)) for kind, flags, sequence, body in split(data)] == [
+        (16, 2, 7, 21),
+        (3, 2, 7, 16),
+    ]
+    assert list(split(b"")) == []
+    assert list(split(b"\0" * 64)) == []
+    assert len(list(split(data + b"\1\2\3"))) == 2
