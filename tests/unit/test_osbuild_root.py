@@ -16,9 +16,11 @@ from osbuild.elf import Elf, read_elf
 from osbuild.graph import Context, build
 from osbuild.lock.model import DebianLock, Package
 from osbuild.parts import Part, files_below, matches, select
+from osbuild.pipeline import image_graph
 from osbuild.policy import violations
 from osbuild.progress import Progress
 from osbuild.steps.debian_part import LIBRARIES, debian_step
+from osbuild.steps.root import compress_hints
 from osbuild.store import Store
 from osbuild.tree import File, collect, write_tar
 from tests.unit.osbuild_steps import step
@@ -165,6 +167,18 @@ def test_two_parts_with_the_same_file_are_refused_with_both_origins(tmp_path: Pa
         collect([one, other])
     assert caught.value.what == "two sources bring /etc/services"
     assert caught.value.why == "netbase 6.5 and basalt 0.1.0"
+
+
+def test_seldom_read_files_are_named_to_mkfs_literally() -> None:
+    hints = compress_hints(["usr/bin/containerd", "usr/lib/libstdc++.so.6"], 1048576)
+    assert hints == "1048576 1 usr/bin/containerd$\n1048576 1 usr/lib/libstdc[+][+][.]so[.]6$\n"
+    assert compress_hints([], 1048576) == ""
+
+
+def test_version_of_the_image_appends_to_the_same_base() -> None:
+    one, other = (image_graph("minimal", version=version).root for version in ("1", "2"))
+    assert one.inputs["base"].key == other.inputs["base"].key
+    assert one.key != other.key
 
 
 # ---- what must not be in a root
