@@ -61,7 +61,7 @@ def build_epoch(lock: DebianLock) -> int:
     :raises UsageError: when the variable is no number.
     """
     given = os.environ.get("SOURCE_DATE_EPOCH", "")
-    if given and not given.isdecimal():
+    if given and not (given.isdecimal() and len(given) <= 10):
         raise UsageError(
             f"SOURCE_DATE_EPOCH is '{given}'", why="it must be seconds since 1970", remedy="Unset or correct it"
         )

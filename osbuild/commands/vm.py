@@ -6,6 +6,7 @@ import contextlib
 import re
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -67,7 +68,8 @@ def boot(arguments: Arguments) -> int:
         ca = None if arguments.no_client_ca else _client_ca()
         with store.using():
             record = _first_start(store, image, name, arguments.machine, machine, store.path(tools.key), ca)
-        result = _until_ready(record, 0, arguments.timeout, progress, quiet=arguments.detach)
+        with _ended_by_ctrl_c(record):
+            result = _until_ready(record, 0, arguments.timeout, progress, quiet=arguments.detach)
     finally:
         progress.close()
     show.answer(arguments.form, result, _as_text(result))
@@ -97,11 +99,22 @@ def start(arguments: Arguments) -> int:
     record = machines.restart(arguments.name)
     progress = make_progress(arguments.progress)
     try:
-        result = _until_ready(record, offset, arguments.timeout, progress, quiet=True)
+        with _ended_by_ctrl_c(record):
+            result = _until_ready(record, offset, arguments.timeout, progress, quiet=True)
     finally:
         progress.close()
     show.answer(arguments.form, result, _as_text(result))
     return 0
+
+
+@contextlib.contextmanager
+def _ended_by_ctrl_c(record: machines.Record) -> Iterator[None]:
+    """Leave no machine running that nobody was told of; its disk and its console stay."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        machines.power_off(record)
+        raise
 
 
 def _until_ready(

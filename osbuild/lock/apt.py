@@ -75,11 +75,18 @@ def _host_urls() -> list[str]:
     listed = subprocess.run(
         ["apt-get", "indextargets", "--format", "$(REPO_URI)"], capture_output=True, text=True, check=False
     ).stdout
-    return list(
-        dict.fromkeys(
-            line.strip().rstrip("/") for line in listed.splitlines() if line.startswith(("http", "file:", "ftp"))
-        )
-    )
+    urls = [url for line in listed.splitlines() for url in _behind(line.strip())]
+    return list(dict.fromkeys(url.rstrip("/") for url in urls if url.startswith(("http", "file:", "ftp"))))
+
+
+def _behind(url: str) -> list[str]:
+    """The mirrors of a local list (apt-transport-mirror(1)), as cloud images have it; any other URL is itself."""
+    scheme, found, path = url.partition("+file:")
+    if not found or scheme != "mirror":
+        return [url]
+    with contextlib.suppress(OSError):
+        return [line.split()[0] for line in Path(path).read_text().splitlines() if line and not line.startswith("#")]
+    return []
 
 
 def _require(program: str) -> None:

@@ -366,6 +366,18 @@ def test_mirror_of_the_host_is_what_its_apt_says(monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.mark.usefixtures("no_mirror")
+def test_mirror_lists_of_cloud_images_are_looked_into(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in ("debian", "debian-security"):
+        (tmp_path / f"{name}.list").write_text(
+            f"# near ones first\nhttp://near/{name}\tpriority:1\nhttp://far/{name}\n"
+        )
+    lists = [f"mirror+file://{tmp_path}/{name}.list" for name in ("debian", "debian-security", "gone")]
+    fake_apt(tmp_path / "bin", "\n".join(f"echo {line}" for line in lists))
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+    assert apt.find_mirrors() == apt.Mirrors("http://near/debian", "http://near/debian-security")
+
+
+@pytest.mark.usefixtures("no_mirror")
 def test_host_without_a_debian_source_is_asked_for_one(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     fake_apt(tmp_path / "bin", "echo http://archive/ubuntu/")
     monkeypatch.setenv("PATH", str(tmp_path / "bin"))

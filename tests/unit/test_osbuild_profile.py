@@ -223,9 +223,10 @@ def test_time_of_a_build_is_the_locks_unless_it_is_given(monkeypatch: pytest.Mon
     assert build_epoch(load_debian()) == load_debian().epoch > 0
     monkeypatch.setenv("SOURCE_DATE_EPOCH", "7")
     assert build_epoch(load_debian()) == 7
-    monkeypatch.setenv("SOURCE_DATE_EPOCH", "yesterday")
-    with pytest.raises(UsageError, match="SOURCE_DATE_EPOCH"):
-        build_epoch(load_debian())
+    for wrong in ("yesterday", "-1", "1e9", "99999999999"):
+        monkeypatch.setenv("SOURCE_DATE_EPOCH", wrong)
+        with pytest.raises(UsageError, match="SOURCE_DATE_EPOCH"):
+            build_epoch(load_debian())
 
 
 def test_version_rebuilds_no_kernel_and_no_python() -> None:

@@ -15,7 +15,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from basalt.errors import BasaltError, UsageError
+from basalt.errors import BasaltError, ExitCode, UsageError
+from osbuild.__main__ import main
 from osbuild.commands import vm
 from osbuild.commands.vm import Announced
 from osbuild.progress import Progress
@@ -471,6 +472,24 @@ def test_node_that_does_not_come_up_shows_the_end_of_its_console(state: Path) ->
     assert caught.value.why.splitlines()[-1] == "Kernel panic"
     assert "line 85" not in caught.value.why
     assert "osbuild console n1" in caught.value.remedy
+
+
+def test_ctrl_c_while_waiting_for_a_node_ends_its_machine_and_keeps_its_console(
+    state: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    process = subprocess.Popen(["sleep", "30"])
+    running = save(state, record(pid=process.pid, started=machines._start_time(process.pid)))
+    (state / "n1" / "console.log").write_text("basalt: init 0.1.0 minimal\n")
+
+    def interrupted(*_args: object) -> Iterator[bytes]:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(machines, "restart", lambda name: running)
+    monkeypatch.setattr(machines, "console_lines", interrupted)
+    assert main(["start", "n1", "--progress", "none"]) == ExitCode.INTERRUPTED
+    assert not machines.alive(running)
+    assert (state / "n1" / "console.log").exists()
+    process.wait()
 
 
 def test_node_that_stays_silent_is_given_up(state: Path) -> None:
