@@ -163,18 +163,27 @@ class Sandbox:
             stream.write(f"$ {shlex.join(argv)}\n".encode())
             stream.flush()
             begin = stream.tell()
-            process = subprocess.Popen(
-                outer,
-                stdin=subprocess.PIPE if stdin is not None else subprocess.DEVNULL,
-                stdout=stream,
-                stderr=subprocess.STDOUT,
-            )
+            # Every process of the sandbox inherits the writing end, so the reading end tells when the last of them is gone:
+            # those of a killed bubblewrap die a little later, and may still write into a directory that is being deleted.
+            last_one_out, inherited = os.pipe()
+            try:
+                process = subprocess.Popen(
+                    outer,
+                    stdin=subprocess.PIPE if stdin is not None else subprocess.DEVNULL,
+                    stdout=stream,
+                    stderr=subprocess.STDOUT,
+                    pass_fds=(inherited,),
+                )
+            finally:
+                os.close(inherited)
             running.add(process)
             try:
                 process.communicate(stdin)
             finally:
                 _end(process)
                 process.wait()
+                os.read(last_one_out, 1)
+                os.close(last_one_out)
                 running.remove(process)
         with log.open("rb") as reader:
             reader.seek(begin)

@@ -129,19 +129,18 @@ def _make_esp(ctx: Context, size: int, root_hash: str) -> Path:
     (ctx.work / "loader.conf").write_text(_LOADER_CONF)
     volume = hashlib.sha256(f"ESP {root_hash}".encode()).hexdigest()[:8]
     ctx.run(["mkfs.fat", "-F32", "-n", "ESP", "-i", volume, "--invariant", "/work/esp.img"])
-    ctx.run(["mmd", "-i", "/work/esp.img", "::EFI", "::EFI/BOOT", "::EFI/Linux", "::EFI/systemd", "::loader"])
+    # Directories get the time of SOURCE_DATE_EPOCH; files, with -m, that of their source, which must be a copy for that.
+    env = {"SOURCE_DATE_EPOCH": str(epoch)}
+    ctx.run(["mmd", "-i", "/work/esp.img", "::EFI", "::EFI/BOOT", "::EFI/Linux", "::EFI/systemd", "::loader"], env=env)
     loader = "/usr/lib/systemd/boot/efi/systemd-bootx64.efi"
     for source, target in (
         (loader, "EFI/BOOT/BOOTX64.EFI"),
         ("/in/uki/basalt.efi", f"EFI/Linux/{entry_name(identity['version'])}"),
         ("/work/loader.conf", "loader/loader.conf"),
     ):
-        # mcopy -m takes the source's time stamp, and a copy with a known one is the only way to give it.
         ctx.run(["cp", source, "/work/copied"])
         os.utime(ctx.work / "copied", (epoch, epoch))
-        ctx.run(
-            ["mcopy", "-m", "-i", "/work/esp.img", "/work/copied", f"::{target}"], env={"SOURCE_DATE_EPOCH": str(epoch)}
-        )
+        ctx.run(["mcopy", "-m", "-i", "/work/esp.img", "/work/copied", f"::{target}"], env=env)
     return esp
 
 
