@@ -23,7 +23,7 @@ _NOT_COPIED = (".git", ".venv", "build", "__pycache__", "*.egg-info", ".*_cache"
 
 def measure(bench: Bench) -> Iterator[Figure]:
     """Both on a copy of the checkout, with the store that the image at hand lies in."""
-    assert bench.image
+    bench.ensure_image()
     with tempfile.TemporaryDirectory(prefix="basalt-bench-") as temporary:
         checkout = Path(temporary) / "checkout"
         shutil.copytree(paths.PROJECT, checkout, symlinks=True, ignore=shutil.ignore_patterns(*_NOT_COPIED))
