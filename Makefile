@@ -8,9 +8,6 @@ SHELL := /bin/bash
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-PACKAGES := basalt osbuild osctl machined
-# Tests never touch the operator's own contexts and machines; the store is shared, so that one kernel build serves all.
-TEST_ENV := XDG_CONFIG_HOME=$(CURDIR)/build/test/config XDG_STATE_HOME=$(CURDIR)/build/test/state
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -34,16 +31,16 @@ lint: setup ## ruff and mypy
 	$(BIN)/mypy
 
 unit: setup ## tests that need no image
-	@$(TEST_ENV) $(BIN)/pytest tests/unit
+	@$(BIN)/pytest tests/unit
 
 image-test: setup ## read the built image without booting it
-	@$(TEST_ENV) $(BIN)/pytest tests/image
+	@$(BIN)/pytest tests/image
 
 node-test: setup ## boot nodes in QEMU
-	@$(TEST_ENV) $(BIN)/pytest tests/node
+	@$(BIN)/pytest tests/node
 
 bench: setup ## measure, and print each figure beside its goal
-	@$(TEST_ENV) $(BIN)/python -m benchmarks
+	@$(BIN)/python -m benchmarks
 
 docs: setup ## generate the reference pages anew
 	@$(BIN)/python -m osbuild.docs

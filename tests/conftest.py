@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,15 @@ def command(*argv: str | Path, expect: int = 0, env: dict[str, str] | None = Non
 def answer(*argv: str | Path, env: dict[str, str] | None = None) -> Any:
     """The JSON that a command prints."""
     return json.loads(command(*argv, "-o", "json", env=env).stdout)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Contexts and machines of this run alone, never the operator's. The store is shared: one kernel build serves all."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CONFIG_HOME", str(tmp_path_factory.mktemp("config")))
+        patch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -126,6 +126,7 @@ def test_client_without_certificate_is_refused(node: Node) -> None:
             raise ConnectionResetError("closed without a word")
 
 
+@pytest.mark.filterwarnings("ignore:.*TLSv1.*:DeprecationWarning")  # an old version is what the test is about
 def test_tls_1_1_is_refused(node: Node) -> None:
     old = _context(minimum_version=ssl.TLSVersion.TLSv1, maximum_version=ssl.TLSVersion.TLSv1_1)
     old.set_ciphers("ALL:@SECLEVEL=0")
