@@ -35,10 +35,10 @@ def measure(bench: Bench) -> Iterator[Figure]:
 
 def _programs(bench: Bench) -> list[str]:
     found = []
-    for name, step in bench.graph.root.inputs.items():
-        if not name.startswith("part-"):
-            continue
-        tree = Part.load(bench.output(step)).tree
+    for output in map(bench.output, bench.graph.root.inputs.values()):
+        if not (output / "origins.json").exists():
+            continue  # no part (osbuild.parts): tools, and what was made of the parts
+        tree = Part.load(output).tree
         for path in map(tree.joinpath, files_below(tree)):
             elf = read_elf(path)
             if elf and is_program(elf, executable=bool(path.stat().st_mode & 0o111)):

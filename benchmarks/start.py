@@ -24,6 +24,8 @@ from osbuild import paths
 from osbuild.lock import apt, debian
 from osbuild.lock.blobs import blob
 from osbuild.sandbox import Bind, Sandbox
+from osbuild.vm import definition
+from osbuild.vm.definition import Machine
 
 # "debug" has the real-mode code say that it runs; "quiet" after it silences the kernel itself again (the last one counts), so
 # that the speed of an emulated serial port is not what is measured.
@@ -46,12 +48,13 @@ def measure(bench: Bench) -> Iterator[Figure]:
     release, kernels["debian"] = _cloud_kernel(bench, work)
     _make_disk(bench, work)
     accelerator = bench.choose_accelerator()
+    command = qemu_command(definition.load("direct"), accelerator)
     sandboxes = {name: _sandbox(bench, work, kernel) for name, kernel in kernels.items()}
     samples: dict[str, list[float]] = {name: [] for name in kernels}
     for turn in range(bench.repeat + 2):
         bench.note(f"starting both kernels, turn {turn + 1}")
         for name, sandbox in sandboxes.items():
-            samples[name].append(time_start(sandbox.command(qemu_command(accelerator), cwd="/")))
+            samples[name].append(time_start(sandbox.command(command, cwd="/")))
     ours, theirs = median(samples["basalt"]), median(samples["debian"])
     how = f"host's clock from the kernel's first byte to the first process's line, median of {bench.repeat + 2}"
     yield Figure("kernel entry to first process", ours, "s", how)
@@ -113,12 +116,27 @@ def _sandbox(bench: Bench, work: Path, kernel: Path) -> Sandbox:
     return Sandbox(bench.tree("vm-tools"), tuple(binds))
 
 
-def qemu_command(accelerator: str) -> list[str]:
-    """The words of the QEMU command; the same for both kernels."""
+def qemu_command(machine: Machine, accelerator: str) -> list[str]:
+    """The words of the QEMU command; the same for both kernels.
+
+    :param machine: whose kind, processors and memory are taken.
+    """
     kvm = accelerator == "kvm"
-    command = ["qemu-system-x86_64", "-no-user-config", "-nodefaults", "-display", "none", "-machine", "q35"]
+    command = ["qemu-system-x86_64", "-no-user-config", "-nodefaults", "-display", "none", "-machine", machine.machine]
     command += ["-accel", "kvm" if kvm else "tcg,thread=multi", "-cpu", "host" if kvm else "max"]
-    command += ["-smp", "2", "-m", "1024", "-no-reboot", "-serial", "stdio", "-kernel", "/kernel", "-append", CMDLINE]
+    command += [
+        "-smp",
+        str(machine.cpus),
+        "-m",
+        str(machine.memory_mib),
+        "-no-reboot",
+        "-serial",
+        "stdio",
+        "-kernel",
+        "/kernel",
+        "-append",
+        CMDLINE,
+    ]
     command += ["-blockdev", "driver=raw,node-name=disk0,read-only=on,file.driver=file,file.filename=/disk"]
     return [*command, "-device", "nvme,serial=bench,drive=disk0"]
 

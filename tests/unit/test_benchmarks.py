@@ -15,6 +15,7 @@ from benchmarks import bench, boot, figures, image, kernel, rebuild, start
 from benchmarks.__main__ import take
 from benchmarks.figures import Figure, Goal, Verdict
 from osbuild.elf import Elf
+from osbuild.vm.definition import Machine
 
 
 @pytest.mark.parametrize(
@@ -130,8 +131,12 @@ def test_cloud_kernel_is_the_package_behind_the_meta_package() -> None:
 def test_both_kernels_get_one_command_line_that_ends_quiet() -> None:
     words = start.CMDLINE.split()
     assert words.index("debug") < words.index("quiet") < words.index("earlyprintk=ttyS0")
-    assert start.qemu_command("tcg").count(start.CMDLINE) == 1
-    assert start.qemu_command("kvm")[start.qemu_command("kvm").index("-cpu") + 1] == "host"
+    machine = Machine(description="", firmware="none", machine="q35,sata=off", cpus=3, memory_mib=512, disk_gib=1)
+    emulated, native = start.qemu_command(machine, "tcg"), start.qemu_command(machine, "kvm")
+    assert emulated.count(start.CMDLINE) == native.count(start.CMDLINE) == 1
+    for option, value in (("-machine", "q35,sata=off"), ("-smp", "3"), ("-m", "512"), ("-cpu", "max")):
+        assert emulated[emulated.index(option) + 1] == value
+    assert native[native.index("-cpu") + 1] == "host"
 
 
 def test_start_is_timed_between_the_two_marks() -> None:
