@@ -77,7 +77,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return error.exit_code
     except KeyboardInterrupt:
         return ExitCode.INTERRUPTED
-    machine = f"{machine_kind(os.cpu_count() or 1, bench.accelerator)}; load average {load:.1f} when it began"
+    kind = machine_kind(os.cpu_count() or 1, bench.accelerator)
+    machine = f"{kind}; load average {load:.1f} when it began, {os.getloadavg()[0]:.1f} when it ended"
     answer = {"machine": machine, "figures": [figure.as_dict() for figure in figures]}
     show.answer(arguments.form, answer, f"{table(figures)}\n\n{machine}")
     return ExitCode.FAILED if broken else ExitCode.OK
