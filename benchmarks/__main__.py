@@ -7,12 +7,12 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 
+from basalt import output
 from basalt.commandline import report_error
 from basalt.errors import BasaltError, ExitCode
 from benchmarks import boot, image, kernel, rebuild, running, start
 from benchmarks.bench import Bench
 from benchmarks.figures import Figure, machine_kind, table
-from osbuild import show
 
 Measure = Callable[[Bench], Iterator[Figure]]
 
@@ -80,7 +80,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     kind = machine_kind(os.cpu_count() or 1, bench.accelerator)
     machine = f"{kind}; load average {load:.1f} when it began, {os.getloadavg()[0]:.1f} when it ended"
     answer = {"machine": machine, "figures": [figure.as_dict() for figure in figures]}
-    show.answer(arguments.form, answer, f"{table(figures)}\n\n{machine}")
+    output.answer(arguments.form, answer, f"{table(figures)}\n\n{machine}")
     return ExitCode.FAILED if broken else ExitCode.OK
 
 

@@ -94,9 +94,10 @@ class Running:
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    # SIGKILL to bubblewrap ends its PID namespace, and with it everything inside (--unshare-pid, --die-with-parent).
+    # The whole group: a bubblewrap that is killed while it sets up its namespaces leaves a child behind that waits for it for ever.
+    # Once they are set up, the end of bubblewrap is the end of its PID namespace and of everything inside.
     with contextlib.suppress(ProcessLookupError):
-        process.kill()
+        os.killpg(process.pid, signal.SIGKILL)
 
 
 def bubblewrap() -> str:
@@ -173,6 +174,7 @@ class Sandbox:
                     stdout=stream,
                     stderr=subprocess.STDOUT,
                     pass_fds=(inherited,),
+                    process_group=0,
                 )
             finally:
                 os.close(inherited)
@@ -180,8 +182,9 @@ class Sandbox:
             try:
                 process.communicate(stdin)
             finally:
-                _end(process)
-                process.wait()
+                if process.returncode is None:
+                    _end(process)
+                    process.wait()
                 os.read(last_one_out, 1)
                 os.close(last_one_out)
                 running.remove(process)

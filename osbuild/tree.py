@@ -16,6 +16,9 @@ import msgspec
 from basalt.errors import BasaltError
 from osbuild.parts import Part, files_below
 
+# Mount points and directories that must exist on a root that nobody can write to.
+DIRECTORIES = ("dev", "efi", "etc", "proc", "root", "run", "state", "sys", "tmp", "usr", "var")
+
 
 class File(msgspec.Struct, frozen=True):
     """One entry of the root: *path* without leading slash, *sha256* of the content of regular files, *target* of links."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import datetime
 
+from basalt import output
 from basalt.commandline import Arguments
-from osbuild import show
 from osbuild.store import Store, parse_size
 
 
@@ -20,10 +20,10 @@ def usage(arguments: Arguments) -> int:
         "limit_bytes": store.limit_bytes,
         "objects": [{"step": e.name, "key": e.key, "size_bytes": e.size_bytes, "used": e.used} for e in entries],
     }
-    rows = [(e.name, show.size(e.size_bytes), _day(e.used), e.key[:16]) for e in entries]
-    text = show.table(("step", "size", "last used", "key"), rows)
-    text += f"\n{show.size(total)} of {show.size(store.limit_bytes)} in {store.cache}"
-    show.answer(arguments.form, value, text)
+    rows = [(e.name, output.size(e.size_bytes), _day(e.used), e.key[:16]) for e in entries]
+    text = output.table(("step", "size", "last used", "key"), rows)
+    text += f"\n{output.size(total)} of {output.size(store.limit_bytes)} in {store.cache}"
+    output.answer(arguments.form, value, text)
     return 0
 
 
@@ -41,5 +41,5 @@ def collect(arguments: Arguments) -> int:
         "removed": [{"step": e.name, "key": e.key, "size_bytes": e.size_bytes} for e in removed],
         "freed_bytes": freed,
     }
-    show.answer(arguments.form, value, f"deleted {len(removed)} objects, {show.size(freed)}")
+    output.answer(arguments.form, value, f"deleted {len(removed)} objects, {output.size(freed)}")
     return 0

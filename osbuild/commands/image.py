@@ -10,10 +10,10 @@ import time
 from pathlib import Path
 from typing import Any
 
+from basalt import output
 from basalt.commandline import Arguments
 from basalt.errors import UsageError
 from osbuild import profile as profiles_module
-from osbuild import show
 from osbuild.graph import Built, Step, build, failing_workspace, topological
 from osbuild.graph import plan as plan_steps
 from osbuild.lock import wheels as wheel_files
@@ -32,8 +32,8 @@ def profiles(arguments: Arguments) -> int:
         {"name": name, "description": profiles_module.load(name).settings.description}
         for name in profiles_module.available()
     ]
-    text = show.table(("name", "description"), [(row["name"], row["description"]) for row in rows])
-    show.answer(arguments.form, rows, text)
+    text = output.table(("name", "description"), [(row["name"], row["description"]) for row in rows])
+    output.answer(arguments.form, rows, text)
     return 0
 
 
@@ -126,7 +126,7 @@ def image(arguments: Arguments) -> int:
         "steps": {"built": len(built.built), "cached": len(built.cached)},
         "seconds": round(time.monotonic() - started, 3),
     }
-    show.answer(arguments.form, result, _as_text(result, directory))
+    output.answer(arguments.form, result, _as_text(result, directory))
     return 0
 
 
@@ -150,18 +150,22 @@ def describe(store: Store, image: Image) -> dict[str, Any]:
     }
 
 
+_SIZES = {"root": "root_bytes", "hash tree": "verity_bytes", "UKI": "uki_bytes"}
+
+
 def _as_text(result: dict[str, Any], directory: Path) -> str:
     sizes, kernel = result["sizes"], result["kernel"]
     rows = {
         "profile": f"{result['profile']} {result['version']}",
         "root hash": result["root_hash"],
-        "size": f"{show.size(sizes['total_bytes'])}"
-        f" (root {show.size(sizes['root_bytes'])}, hash tree {show.size(sizes['verity_bytes'])}, UKI {show.size(sizes['uki_bytes'])})",
+        "size": f"{output.size(sizes['total_bytes'])} ("
+        + ", ".join(f"{name} {output.size(sizes[key])}" for name, key in _SIZES.items())
+        + ")",
         "kernel": f"{kernel['release']}, {kernel['builtin']} built in, {kernel['modules']} modules",
         "steps": f"{result['steps']['built']} built, {result['steps']['cached']} cached, {result['seconds']} s",
         "written to": f"{directory}/",
     }
-    return show.pairs(rows)
+    return output.pairs(rows)
 
 
 def _shell_at(store: Store, image: Image, targets: list[Step], arguments: Arguments, progress: Progress) -> int:
@@ -193,11 +197,11 @@ def plan(arguments: Arguments) -> int:
         {"step": p.step.name, "state": p.state, "because": list(p.reasons), "key": p.step.key}
         for p in plan_steps(store, wanted.targets(("raw", "qcow2")))
     ]
-    text = show.table(
+    text = output.table(
         ("step", "state", "because"),
         [(row["step"], row["state"], _shorten([str(r) for r in row["because"]])) for row in rows],
     )
-    show.answer(arguments.form, rows, text)
+    output.answer(arguments.form, rows, text)
     return 0
 
 

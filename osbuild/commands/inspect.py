@@ -7,9 +7,9 @@ from pathlib import Path
 
 import msgspec
 
+from basalt import output
 from basalt.commandline import Arguments
 from basalt.errors import UsageError
-from osbuild import show
 from osbuild.tree import Listing
 
 _ARTIFACT = re.compile(
@@ -45,12 +45,12 @@ def inspect(arguments: Arguments) -> int:
     for file in files:
         by_origin[file.origin] = by_origin.get(file.origin, 0) + file.size
     rows = [
-        (show.size(f.size), f"{f.mode:04o}", f"/{f.path}" + (f" -> {f.target}" if f.target else ""), f.origin)
+        (output.size(f.size), f"{f.mode:04o}", f"/{f.path}" + (f" -> {f.target}" if f.target else ""), f.origin)
         for f in files
     ]
-    text = show.table(("size", "mode", "path", "from"), rows)
+    text = output.table(("size", "mode", "path", "from"), rows)
     sums = sorted(by_origin.items(), key=lambda item: -item[1])
-    text += "\n\n" + show.table(("size", "from"), [(show.size(count), origin) for origin, count in sums])
-    text += f"\n\n{len(files)} files, {show.size(sum(by_origin.values()))} uncompressed"
-    show.answer(arguments.form, value, text)
+    text += "\n\n" + output.table(("size", "from"), [(output.size(count), origin) for origin, count in sums])
+    text += f"\n\n{len(files)} files, {output.size(sum(by_origin.values()))} uncompressed"
+    output.answer(arguments.form, value, text)
     return 0

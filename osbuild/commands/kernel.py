@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from basalt import output
 from basalt.commandline import Arguments
-from osbuild import paths, show
+from osbuild import paths
 from osbuild.commands.image import fetch_missing
 from osbuild.graph import build
 from osbuild.kernel.report import KernelReport, report
@@ -26,13 +27,13 @@ def kernel(arguments: Arguments) -> int:
         progress.close()
     with store.using():
         found = report(store.path(step.key), paths.KERNEL_CONFIG, profile.kernel.fragments)
-    show.answer(arguments.form, found.as_dict(), _as_text(found))
+    output.answer(arguments.form, found.as_dict(), _as_text(found))
     return 0
 
 
 def _as_text(found: KernelReport) -> str:
     verdict = found.verdict
-    sizes = ", ".join(f"{name} {show.size(count)}" for name, count in found.sizes_bytes.items())
+    sizes = ", ".join(f"{name} {output.size(count)}" for name, count in found.sizes_bytes.items())
     rows = {
         "release": found.release,
         "fragments": ", ".join(found.fragments),
@@ -40,7 +41,9 @@ def _as_text(found: KernelReport) -> str:
         "sizes": sizes,
         "hardening": f"{'ok' if verdict.ok else 'FAILED'}: {verdict.met} requirements met, {len(verdict.excepted)} excepted",
     }
-    text = show.pairs(rows)
+    text = output.pairs(rows)
     if verdict.excepted:
-        text += "\n\n" + show.table(("excepted", "because"), [(item.symbol, item.reason) for item in verdict.excepted])
+        text += "\n\n" + output.table(
+            ("excepted", "because"), [(item.symbol, item.reason) for item in verdict.excepted]
+        )
     return text

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from basalt import output
 from basalt.commandline import Arguments
 from basalt.errors import StaleLockError, UsageError
-from osbuild import show
 from osbuild.lock.refresh import compare, refresh_locks, resolve_locks
 from osbuild.progress import make_progress
 
@@ -28,8 +28,8 @@ def lock(arguments: Arguments) -> int:
         # A newer wheel makes nothing stale: the index keeps the locked one.
         if moves.debian:
             raise StaleLockError("the lock is stale", why="\n".join(moves.debian), remedy="Run 'osbuild lock --update'")
-        show.answer(arguments.form, {"stale": False, "newer_wheels": moves.wheels}, "the lock is up to date")
+        output.answer(arguments.form, {"stale": False, "newer_wheels": moves.wheels}, "the lock is up to date")
         return 0
     changes = moves.debian + moves.wheels
-    show.answer(arguments.form, {"changes": changes}, "\n".join(changes) or "nothing moved")
+    output.answer(arguments.form, {"changes": changes}, "\n".join(changes) or "nothing moved")
     return 0

@@ -10,9 +10,9 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from basalt import output
 from basalt.commandline import Arguments
 from basalt.errors import BasaltError
-from osbuild import show
 from osbuild.commands.image import fetch_missing, graph_of
 from osbuild.graph import Step, build, topological
 from osbuild.progress import Progress, make_progress
@@ -51,7 +51,7 @@ def verify(arguments: Arguments) -> int:
     finally:
         progress.close()
     names = [step.name for step in compared]
-    show.answer(
+    output.answer(
         arguments.form,
         {"identical": True, "steps": names},
         f"identical: {len(names)} steps built twice ({', '.join(names)})",

@@ -10,10 +10,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from basalt import contexts
+from basalt import contexts, output
 from basalt.commandline import Arguments
 from basalt.errors import BasaltError, UsageError
-from osbuild import show
 from osbuild.commands.image import build_image, fetch_missing, graph_of
 from osbuild.graph import build
 from osbuild.pipeline import Image
@@ -72,7 +71,7 @@ def boot(arguments: Arguments) -> int:
             result = _until_ready(record, 0, arguments.timeout, progress, quiet=arguments.detach)
     finally:
         progress.close()
-    show.answer(arguments.form, result, _as_text(result))
+    output.answer(arguments.form, result, _as_text(result))
     return 0
 
 
@@ -103,7 +102,7 @@ def start(arguments: Arguments) -> int:
             result = _until_ready(record, offset, arguments.timeout, progress, quiet=True)
     finally:
         progress.close()
-    show.answer(arguments.form, result, _as_text(result))
+    output.answer(arguments.form, result, _as_text(result))
     return 0
 
 
@@ -169,7 +168,7 @@ def _introduce(record: machines.Record, announced: Announced) -> None:
 
 
 def _as_text(result: dict[str, Any]) -> str:
-    text = show.pairs({key: value for key, value in result.items() if value})
+    text = output.pairs({key: value for key, value in result.items() if value})
     if result["mode"] == "first-contact":
         text += f"\n\nGive it a configuration: osctl -n {result['name']} apply-config -f node.yaml"
     if result["mode"] == "locked":
@@ -192,7 +191,7 @@ def list_machines(arguments: Arguments) -> int:
         for record in machines.records()
     ]
     header = ("name", "state", "profile", "machine", "accel", "endpoint", "pid")
-    show.answer(arguments.form, rows, show.table(header, [[row[key] for key in header] for row in rows]))
+    output.answer(arguments.form, rows, output.table(header, [[row[key] for key in header] for row in rows]))
     return 0
 
 

@@ -21,9 +21,14 @@ from osbuild.steps.python_part import PACKAGES, compile_tree
 TEMPLATES = paths.PROFILES / "templates"
 # Sources of this project that run on the node; what only operators and builders use stays out.
 _ON_NODE = ("basalt/**.py", "machined/**.py")
-_LEFT_OUT = ("basalt/client/**", "basalt/context*.py", "basalt/docs*.py", "basalt/stubs.py")
-# Mount points and directories that must exist on a root that nobody can write to.
-DIRECTORIES = ("dev", "efi", "etc", "proc", "root", "run", "state", "sys", "tmp", "usr", "var")
+_LEFT_OUT = (
+    "basalt/client/**",
+    "basalt/commandline.py",
+    "basalt/context*.py",
+    "basalt/docs*.py",
+    "basalt/output.py",
+    "basalt/stubs.py",
+)
 _LINKS = {
     "bin": "usr/bin",
     "sbin": "usr/sbin",

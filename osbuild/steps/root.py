@@ -12,7 +12,7 @@ import json
 import re
 import shutil
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
@@ -22,8 +22,8 @@ from osbuild import policy
 from osbuild.elf import read_elf
 from osbuild.graph import Context, Step
 from osbuild.parts import Part
-from osbuild.steps.os_part import DIRECTORIES
-from osbuild.tree import File, Listing, collect, write_tar
+from osbuild.steps.base import base_step, make_erofs, parts_of
+from osbuild.tree import DIRECTORIES, Listing, collect, write_tar
 
 BLOCK_BYTES = 4096
 # glibc opens it when a thread is cancelled or exits.
@@ -33,36 +33,23 @@ _OPENED_BY_NAME = frozenset({"libgcc_s.so.1"})
 SALT = hashlib.sha256(b"basalt root").hexdigest()
 
 
-def root_step(tools: Step, base: Mapping[str, Step], own: Step, root: Mapping[str, Any], epoch: int) -> Step:
+def root_step(tools: Step, base_parts: Mapping[str, Step], own: Step, root: Mapping[str, Any], epoch: int) -> Step:
     """The step that ends in a root with its hash tree.
 
-    :param base: parts that seldom change, by name.
+    :param base_parts: parts that seldom change, by name.
     :param own: the part that is Basalt's own.
     :param root: the profile's table of that name.
     :param epoch: time stamp of every file, in seconds.
     """
-    params = {"root": dict(root), "epoch": epoch}
-    parts = {f"part-{name}": step for name, step in base.items()}
-    layer = Step("base", build_base, inputs={"tools": tools, **parts}, params=params)
-    return Step("root", build_root, inputs={"tools": tools, "base": layer, **parts, "own": own}, params=params)
-
-
-def _base_parts(ctx: Context) -> list[Part]:
-    return [Part.load(ctx.input(name)) for name in sorted(ctx.step.inputs) if name.startswith("part-")]
-
-
-def build_base(ctx: Context) -> None:
-    """Run function of the first of :func:`root_step`'s steps. Output: base.erofs."""
-    entries = collect(_base_parts(ctx))
-    write_tar(entries, DIRECTORIES, ctx.work / "layer.tar", ctx.params["epoch"])
-    ctx.note("mkfs.erofs")
-    _make_erofs(ctx, "--clean=data", "base.erofs", [entry for entry, _ in entries])
+    inputs = {"tools": tools, "base": base_step(tools, base_parts, root, epoch), "own": own}
+    inputs |= {f"part-{name}": step for name, step in base_parts.items()}
+    return Step("root", build_root, inputs=inputs, params={"root": dict(root), "epoch": epoch})
 
 
 def build_root(ctx: Context) -> None:
     """Run function of :func:`root_step`. Output: root.erofs, root.verity, root.json, files.json."""
     own = Part.load(ctx.input("own"))
-    entries = collect([*_base_parts(ctx), own])
+    entries = collect([*parts_of(ctx), own])
     files = [entry for entry, _ in entries]
     elves = {entry.path: elf for entry, path in entries if entry.sha256 and (elf := read_elf(path))}
     broken = policy.violations(files, elves, opened_by_name=_OPENED_BY_NAME)
@@ -74,30 +61,9 @@ def build_root(ctx: Context) -> None:
     shutil.copyfile(ctx.input("base") / "base.erofs", ctx.out / "root.erofs")
     write_tar(collect([own]), DIRECTORIES, ctx.work / "layer.tar", ctx.params["epoch"])
     ctx.note("mkfs.erofs")
-    _make_erofs(ctx, "--incremental=data", "root.erofs", files)
+    make_erofs(ctx, "--incremental=data", "root.erofs", files)
     ctx.note("veritysetup")
     _make_verity(ctx)
-
-
-def _make_erofs(ctx: Context, mode: str, name: str, files: Sequence[File]) -> None:
-    """Write ``/work/layer.tar`` into ``/out/<name>``; *files* is what the image holds then."""
-    epoch, settings = ctx.params["epoch"], ctx.params["root"]
-    # The UUID has no meaning to anybody; derived from the list of files it differs where contents differ.
-    digest = hashlib.sha256(msgspec.json.encode(Listing(list(files)))).digest()
-    (ctx.work / "hints").write_text(compress_hints(settings["cold"], settings["cold_cluster_bytes"]))
-    command = ["mkfs.erofs", "--quiet", mode, f"-z{settings['compression']}:{settings['cold_compression']}"]
-    command += [f"-C{settings['cluster_bytes']}", "--compress-hints=/work/hints", "-Eztailpacking"]
-    command += [f"-T{epoch}", "-U", str(uuid.UUID(bytes=digest[:16])), "--tar=f", f"/out/{name}", "/work/layer.tar"]
-    ctx.run(command, env={"SOURCE_DATE_EPOCH": str(epoch)})
-
-
-def compress_hints(cold: Sequence[str], cluster_bytes: int) -> str:
-    """A ``--compress-hints`` file that gives the second algorithm to the files *cold*.
-
-    A line is cluster size, index of the algorithm, and a POSIX regular expression, in which "." and "+" must be bracketed.
-    """
-    patterns = (re.sub(r"([.+])", r"[\1]", name) for name in cold)
-    return "".join(f"{cluster_bytes} 1 {pattern}$\n" for pattern in patterns)
 
 
 def _make_verity(ctx: Context) -> None:

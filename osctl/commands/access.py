@@ -5,12 +5,11 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from basalt import contexts, pki
+from basalt import contexts, output, pki
 from basalt.commandline import Arguments
 from basalt.contexts import Context
 from basalt.errors import BasaltError, UsageError
 from basalt.files import write_atomic
-from osctl import output
 
 
 def gen_client(arguments: Arguments) -> int:

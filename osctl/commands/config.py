@@ -6,13 +6,13 @@ import datetime
 import sys
 from pathlib import Path
 
-from basalt import config
+from basalt import config, output
 from basalt.client import Target, connect
 from basalt.commandline import Arguments
 from basalt.errors import UsageError
 from basalt.machine.v1 import machine_pb2 as api
 from basalt.pki import clock
-from osctl import output
+from osctl import answers
 from osctl.fleet import on_all
 from osctl.messages import plain
 from osctl.selection import targets_of, timeout_of
@@ -49,7 +49,7 @@ def apply(arguments: Arguments) -> int:
         lines = [*answer.diff.splitlines(), *(f"* {action}" for action in answer.actions), stands]
         return "\n".join(map(output.printable, lines))
 
-    return output.show(on_all(targets_of(arguments), act), arguments.form, plain, text)
+    return answers.show(on_all(targets_of(arguments), act), arguments.form, plain, text)
 
 
 def get(arguments: Arguments) -> int:
@@ -68,7 +68,7 @@ def get(arguments: Arguments) -> int:
         head = f"# generation {answer.generation}, applied {applied} by {answer.applied_by or 'nobody'}; kept: {kept}"
         return "\n".join(map(output.printable, [head, *answer.documents.decode("utf-8", "replace").splitlines()]))
 
-    return output.show(on_all(targets_of(arguments), ask), arguments.form, fields, text)
+    return answers.show(on_all(targets_of(arguments), ask), arguments.form, fields, text)
 
 
 def validate(arguments: Arguments) -> int:

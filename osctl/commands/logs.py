@@ -6,10 +6,10 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import TypeVar
 
+from basalt import output
 from basalt.client import Target, connect
 from basalt.commandline import Arguments, report_error
 from basalt.machine.v1 import machine_pb2 as api
-from osctl import output
 from osctl.fleet import Outcome, exit_code, stream_all
 from osctl.messages import plain
 from osctl.selection import targets_of, timeout_of

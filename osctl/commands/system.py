@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import importlib.metadata
 
+from basalt import output
 from basalt.client import Target, connect
 from basalt.commandline import Arguments
 from basalt.machine.v1 import machine_pb2 as api
-from osctl import output
+from osctl import answers
 from osctl.fleet import on_all
 from osctl.messages import plain
 from osctl.selection import targets_of, timeout_of
@@ -51,7 +52,7 @@ def version(arguments: Arguments) -> int:
         )
 
     outcomes = on_all(targets_of(arguments), ask)
-    return output.show(outcomes, arguments.form, lambda answer: {**plain(answer), "client": client_version()}, text)
+    return answers.show(outcomes, arguments.form, lambda answer: {**plain(answer), "client": client_version()}, text)
 
 
 def status(arguments: Arguments) -> int:
@@ -78,7 +79,7 @@ def status(arguments: Arguments) -> int:
         ]
         return f"{facts}\n\n{output.table(('concern', 'state', 'reason', 'what next'), rows)}" if rows else facts
 
-    return output.show(on_all(targets_of(arguments), ask), arguments.form, plain, text)
+    return answers.show(on_all(targets_of(arguments), ask), arguments.form, plain, text)
 
 
 def services(arguments: Arguments) -> int:
@@ -95,7 +96,7 @@ def services(arguments: Arguments) -> int:
             ],
         )
 
-    return output.show(on_all(targets_of(arguments), ask), arguments.form, plain, text, listing="services")
+    return answers.show(on_all(targets_of(arguments), ask), arguments.form, plain, text, listing="services")
 
 
 def reboot(arguments: Arguments) -> int:
@@ -120,7 +121,7 @@ def reboot(arguments: Arguments) -> int:
             return "rebooting"
         return output.printable(f"back with version {answer['version']}, slot {answer['slot'] or 'none'}")
 
-    return output.show(on_all(targets_of(arguments), act), arguments.form, dict, text)
+    return answers.show(on_all(targets_of(arguments), act), arguments.form, dict, text)
 
 
 def shutdown(arguments: Arguments) -> int:
@@ -137,4 +138,4 @@ def shutdown(arguments: Arguments) -> int:
     def text(answer: dict[str, object]) -> str:
         return "gone" if answer["gone"] else "switching off"
 
-    return output.show(on_all(targets_of(arguments), act), arguments.form, dict, text)
+    return answers.show(on_all(targets_of(arguments), act), arguments.form, dict, text)

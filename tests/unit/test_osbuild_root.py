@@ -14,13 +14,14 @@ import pytest
 from basalt.errors import BasaltError, UsageError
 from osbuild.elf import Elf, read_elf
 from osbuild.graph import Context, build
+from osbuild.keys import code_modules
 from osbuild.lock.model import DebianLock, Package
 from osbuild.parts import Part, files_below, matches, select
 from osbuild.pipeline import image_graph
 from osbuild.policy import violations
 from osbuild.progress import Progress
+from osbuild.steps.base import compress_hints
 from osbuild.steps.debian_part import LIBRARIES, debian_step
-from osbuild.steps.root import compress_hints
 from osbuild.store import Store
 from osbuild.tree import File, collect, write_tar
 from tests.unit.osbuild_steps import step
@@ -330,3 +331,11 @@ def test_pick_that_finds_nothing_names_package_and_pattern(tmp_path: Path) -> No
     with pytest.raises(UsageError) as caught:
         picked(Store(tmp_path), {"runc": ["usr/sbin/runc"]})
     assert "[debian.image]" in caught.value.remedy
+
+
+def test_a_changed_line_of_machined_leaves_the_base_alone() -> None:
+    """The base takes half a minute; nothing that changes every day may be part of its key."""
+    modules = code_modules("osbuild.steps.base")
+    assert not [
+        name for name in modules if name.startswith(("machined", "basalt", "osbuild.commands", "osbuild.steps.os_part"))
+    ]

@@ -19,10 +19,10 @@ import yaml
 from basalt import contexts, pki
 from basalt.commandline import build_parser
 from basalt.errors import ExitCode
+from basalt.output import duration, printable, size
 from osctl import following
 from osctl.__main__ import main
 from osctl.cli import COMMANDS, PROGRAM
-from osctl.output import duration, printable, size
 from tests.unit.fake_node import Authority, FakeNode
 
 DOCUMENTS = "apiVersion: basalt.dev/v1alpha1\nkind: MachineConfig\nhostname: a\n"
