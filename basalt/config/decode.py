@@ -14,7 +14,7 @@ import msgspec
 from msgspec import inspect
 
 from basalt.config import tree
-from basalt.config.documents import API_VERSION, KINDS, Configuration, Document
+from basalt.config.documents import API_VERSION, KINDS, Configuration, ServiceConfig, VolumeConfig
 from basalt.config.problems import ConfigError, Position, Problem, nearest_name
 from basalt.config.rules import RULES
 from basalt.config.tree import Mapping, Node, Path, Scalar, Sequence, format_path
@@ -83,8 +83,9 @@ class _Decoder:
         return INVALID
 
     def configuration(self, roots: list[Node]) -> Configuration:
-        present: dict[str, Document] = {}
-        seen: dict[str, Position] = {}
+        present: dict[str, Any] = {}
+        named: dict[str, list[VolumeConfig | ServiceConfig]] = {}
+        seen: dict[tuple[str, str], Position] = {}
         for root in roots:
             if isinstance(root, Scalar) and root.is_null:
                 continue
@@ -92,19 +93,20 @@ class _Decoder:
             if kind is None or not isinstance(root, Mapping):
                 continue
             position = root.entries["kind"][1].position
-            if kind in seen:
-                self.problem(
-                    position, ("kind",), f"a second {kind}", f"one; the first stands in line {seen[kind].line}"
-                )
-                continue
-            seen[kind] = position
             document, field = KINDS[kind]
             value = self.struct(root, document, (), ignored=frozenset({"kind"}))
-            if isinstance(value, document):
+            name = value.name if isinstance(value, VolumeConfig | ServiceConfig) else ""
+            if (first := seen.setdefault((kind, name), position)) is not position:
+                which = f"a second {kind} {name}".rstrip()
+                self.problem(position, ("kind",), which, f"one; the first stands in line {first.line}")
+            elif isinstance(value, VolumeConfig | ServiceConfig):
+                named.setdefault(field, []).append(value)
+            elif isinstance(value, document):
                 present[field] = value
         if not seen and not self.problems:
             self.problem(Position(1, 1), (), "no document", f"at least one of {', '.join(KINDS)}")
-        return Configuration(**present)  # type: ignore[arg-type]  # each field's document has that field's type
+        present |= {field: tuple(sorted(found, key=lambda one: one.name)) for field, found in named.items()}
+        return Configuration(**present)
 
     def kind(self, root: Node) -> str | None:
         """The kind of document that *root* says it is; None, with the problems noted, where it is none."""
@@ -220,6 +222,8 @@ class _Decoder:
                 f"found {len(node.items)} entries",
                 f"at most {kind.max_length}",
             )
+        if kind.min_length is not None and len(node.items) < kind.min_length:
+            return self.problem(node.position, path, "found an empty list", f"at least {kind.min_length} entry")
         values = [self.value(item, kind.item_type, (*path, index)) for index, item in enumerate(node.items)]
         return INVALID if any(value is INVALID for value in values) else tuple(values)
 

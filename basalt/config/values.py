@@ -6,6 +6,7 @@ reference page quote it, and :data:`Secret` makes redaction follow from the type
 
 from __future__ import annotations
 
+import base64
 import ipaddress
 import re
 from collections.abc import Callable
@@ -39,7 +40,8 @@ def _text(allowed: str, canonical: Callable[[str], str], example: str, **schema:
 
 
 # A value that no read, diff or log may show. Redaction follows this mark; see basalt.config.render.
-Secret = Annotated[str, Meta(extra={SECRET: True}, extra_json_schema={"writeOnly": True})]
+SECRET_TEXT = Meta(extra={SECRET: True}, extra_json_schema={"writeOnly": True})
+Secret = Annotated[str, SECRET_TEXT]
 
 _LABEL = r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?"
 
@@ -141,6 +143,114 @@ def _host(text: str) -> str:
         return _domain(text)
 
 
+def _pem(text: str) -> str:
+    """One certificate, its base64 in lines of 64. Only its frame is read: what it certifies is judged where it is used."""
+    match = re.fullmatch(r"\s*-----BEGIN CERTIFICATE-----\s+([A-Za-z0-9+/=\s]+?)\s+-----END CERTIFICATE-----\s*", text)
+    if match is None:
+        raise ValueError("it is not one PEM certificate")
+    try:
+        der = base64.b64decode("".join(match[1].split()), validate=True)
+    except ValueError as error:
+        raise ValueError(f"its base64 is broken: {error}") from error
+    body = base64.b64encode(der).decode()
+    lines = [body[at : at + 64] for at in range(0, len(body), 64)]
+    return "\n".join(["-----BEGIN CERTIFICATE-----", *lines, "-----END CERTIFICATE-----", ""])
+
+
+def _serial(text: str) -> str:
+    digits = text.lower().replace(":", "").removeprefix("0x").lstrip("0")
+    if re.fullmatch(r"[0-9a-f]{1,40}", digits) is None:  # at most 20 octets, RFC 5280, section 4.1.2.2
+        raise ValueError("it is no serial number")
+    return digits
+
+
+def _prefix(text: str) -> str:
+    return str(ipaddress.ip_network(text)) if "/" not in text else _destination(text)
+
+
+def _wireguard_key(text: str) -> str:
+    try:
+        key = base64.b64decode(text, validate=True)
+    except ValueError:
+        key = b""
+    if len(key) != 32:
+        raise ValueError("it is no key of 32 bytes in base64")
+    return base64.b64encode(key).decode()
+
+
+def _port(text: str) -> int:
+    if re.fullmatch(r"[0-9]{1,5}", text) is None or not 1 <= int(text) <= 65535:
+        raise ValueError("a port is a number from 1 to 65535")
+    return int(text)
+
+
+def _port_range(text: str) -> str:
+    first, dash, last = text.partition("-")
+    if not dash:
+        return str(_port(first))
+    if _port(first) > _port(last):
+        raise ValueError("it ends before it begins")
+    return str(_port(first)) if _port(first) == _port(last) else f"{_port(first)}-{_port(last)}"
+
+
+def _socket_address(text: str) -> str:
+    match = re.fullmatch(r"(?:\[([^][]+)\]|([^][:\s]+)):([0-9]+)", text)
+    if match is None:
+        raise ValueError("its port is missing")
+    host = _host(match[1] or match[2])
+    return f"[{host}]:{_port(match[3])}" if ":" in host else f"{host}:{_port(match[3])}"
+
+
+def _log_endpoint(text: str) -> str:
+    scheme, separator, rest = text.partition("://")
+    if not separator or scheme not in ("udp", "tcp"):
+        raise ValueError("it begins with neither udp:// nor tcp://")
+    return f"{scheme}://{_socket_address(rest.rstrip('/'))}"
+
+
+def _http_url(text: str) -> str:
+    match = re.fullmatch(r"(https?)://([^/\s?#@]+)(/[^\s?#]*)?", text)
+    if match is None:
+        raise ValueError("it is no http:// or https:// address without user, query and fragment")
+    return f"{match[1]}://{_registry_host(match[2])}{(match[3] or '').rstrip('/')}"
+
+
+def _registry_host(text: str) -> str:
+    if text == "*":
+        return text
+    if re.fullmatch(r"[^][:\s]+|\[[^][]+\]", text):
+        host = _host(text.strip("[]"))
+        return f"[{host}]" if ":" in host else host
+    return _socket_address(text)
+
+
+_UNITS = {
+    "": 1,
+    "KiB": 1 << 10,
+    "MiB": 1 << 20,
+    "GiB": 1 << 30,
+    "TiB": 1 << 40,
+    "kB": 10**3,
+    "MB": 10**6,
+    "GB": 10**9,
+    "TB": 10**12,
+}
+
+
+def size_bytes(text: str) -> int:
+    """A valid :data:`Size` in bytes."""
+    match = re.fullmatch(r"([0-9]{1,15}) ?([A-Za-z]*)", text)
+    if match is None or match[2] not in _UNITS:
+        raise ValueError("it is no size")
+    return int(match[1]) * _UNITS[match[2]]
+
+
+def _size(text: str) -> str:
+    if size_bytes(text) == 0:
+        raise ValueError("it is nothing")
+    return text.replace(" ", "")
+
+
 Hostname = Annotated[
     str,
     _text(
@@ -180,4 +290,77 @@ LabelValue = Annotated[
         "r12",
         maxLength=63,
     ),
+]
+CertificatePem = Annotated[str, _text("one certificate in PEM", _pem, "-----BEGIN CERTIFICATE-----...")]
+Serial = Annotated[str, _text("a serial number in hexadecimal digits, with or without colons", _serial, "4a1f09c2")]
+Prefix = Annotated[str, _text("a network with its prefix length, or an address", _prefix, "10.0.0.0/8")]
+WireguardKey = Annotated[
+    str, _text("32 bytes in base64", _wireguard_key, "xTIBA5rboUvnH4htodjb6e697QjLERt1NAB4mZqp8Dg=")
+]
+SocketAddress = Annotated[
+    str, _text("HOST:PORT, an IPv6 address in brackets", _socket_address, "vpn.example.org:51820")
+]
+PortRange = Annotated[str, _text("a port, or two with '-' between", _port_range, "30000-32767")]
+LogEndpoint = Annotated[str, _text("udp://HOST:PORT or tcp://HOST:PORT", _log_endpoint, "tcp://logs.example.org:5140")]
+HttpUrl = Annotated[str, _text("http:// or https:// with host and path", _http_url, "https://mirror.example.org")]
+RegistryHost = Annotated[str, _text("a host, with its port if it has one, or '*'", _registry_host, "docker.io")]
+Size = Annotated[str, _text("a number of bytes, or with KiB, MiB, GiB, TiB, kB, MB, GB, TB", _size, "512MiB")]
+SysctlName = Annotated[
+    str,
+    _text(
+        "names with '.' between, as below /proc/sys",
+        _matching(r"[a-z][a-z0-9_-]*(\.[A-Za-z0-9_-]+)+", "it is no name of a kernel setting"),
+        "net.core.somaxconn",
+    ),
+]
+SysctlValue = Annotated[
+    str, _text("one line of text; numbers too", _matching(r"[ -~\t]{1,1024}", "it is no line of text"), "4096")
+]
+ModuleName = Annotated[
+    str,
+    _text(
+        "letters, digits, '_' and '-'", _matching(r"[A-Za-z0-9_-]{1,56}", "it is no name of a module"), "br_netfilter"
+    ),
+]
+ParameterName = Annotated[
+    str,
+    _text("letters, digits and '_'", _matching(r"[A-Za-z0-9_]{1,64}", "it is no name of a parameter"), "nr_streams"),
+]
+ParameterValue = Annotated[
+    str, _text("printable text without spaces and quotes", _matching(r"[!#-&(-~]{1,256}", "it is no value"), "4")
+]
+ServiceName = Annotated[
+    str,
+    _text(
+        "a name that `osctl services` lists",
+        _matching(r"[a-z][a-z0-9-]{0,31}", "it is no name of a service"),
+        "machined",
+    ),
+]
+VolumeName = Annotated[
+    str,
+    _text(
+        "1 to 12 lower-case letters, digits and '-', beginning with a letter",
+        _matching(r"[a-z][a-z0-9-]{0,10}[a-z0-9]|[a-z]", "it is no name of a volume"),
+        "scratch",
+    ),
+]
+RuleName = Annotated[
+    str,
+    _text(
+        "1 to 63 letters, digits, '-', '_', '.'",
+        _matching(r"[A-Za-z0-9][-A-Za-z0-9_.]{0,62}", "it is no name of a rule"),
+        "https",
+    ),
+]
+EnvironmentName = Annotated[
+    str,
+    _text(
+        "letters, digits and '_', not beginning with a digit",
+        _matching(r"[A-Za-z_][A-Za-z0-9_]{0,127}", "it is no name of a variable"),
+        "HTTPS_PROXY",
+    ),
+]
+Words = Annotated[
+    str, _text("1 to 255 printable characters", _matching(r"[^\x00-\x1f\x7f]{1,255}", "it is not"), "S6Z2NX0R")
 ]

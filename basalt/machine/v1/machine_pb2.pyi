@@ -38,6 +38,76 @@ CONCERN_STATE_WAITING: ConcernState.ValueType  # 2
 CONCERN_STATE_FAILED: ConcernState.ValueType  # 3
 Global___ConcernState: _TypeAlias = ConcernState  # noqa: Y015
 
+class _ApplyMode:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ApplyModeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ApplyMode.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    APPLY_MODE_AUTO: _ApplyMode.ValueType  # 0
+    """At once where no reboot is needed, with one where it is. A change that touches the way by which the caller came
+    (address, route, firewall, authority) is put on trial as with TRY.
+    """
+    APPLY_MODE_NO_REBOOT: _ApplyMode.ValueType  # 1
+    """at once; refused where a reboot is needed"""
+    APPLY_MODE_REBOOT: _ApplyMode.ValueType  # 2
+    """with a reboot in any case"""
+    APPLY_MODE_STAGED: _ApplyMode.ValueType  # 3
+    """kept, and in force from the next boot on"""
+    APPLY_MODE_TRY: _ApplyMode.ValueType  # 4
+    """at once, and taken back unless confirmed in time, also when machined dies or the power goes"""
+
+class ApplyMode(_ApplyMode, metaclass=_ApplyModeEnumTypeWrapper): ...
+
+APPLY_MODE_AUTO: ApplyMode.ValueType  # 0
+"""At once where no reboot is needed, with one where it is. A change that touches the way by which the caller came
+(address, route, firewall, authority) is put on trial as with TRY.
+"""
+APPLY_MODE_NO_REBOOT: ApplyMode.ValueType  # 1
+"""at once; refused where a reboot is needed"""
+APPLY_MODE_REBOOT: ApplyMode.ValueType  # 2
+"""with a reboot in any case"""
+APPLY_MODE_STAGED: ApplyMode.ValueType  # 3
+"""kept, and in force from the next boot on"""
+APPLY_MODE_TRY: ApplyMode.ValueType  # 4
+"""at once, and taken back unless confirmed in time, also when machined dies or the power goes"""
+Global___ApplyMode: _TypeAlias = ApplyMode  # noqa: Y015
+
+class _GenerationState:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _GenerationStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_GenerationState.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    GENERATION_STATE_UNSPECIFIED: _GenerationState.ValueType  # 0
+    GENERATION_STATE_CURRENT: _GenerationState.ValueType  # 1
+    GENERATION_STATE_TRIAL: _GenerationState.ValueType  # 2
+    """in force, and taken back unless confirmed"""
+    GENERATION_STATE_STAGED: _GenerationState.ValueType  # 3
+    """in force from the next boot on"""
+    GENERATION_STATE_PREVIOUS: _GenerationState.ValueType  # 4
+    """was in force once"""
+    GENERATION_STATE_REVERTED: _GenerationState.ValueType  # 5
+    """was on trial, and taken back"""
+    GENERATION_STATE_DAMAGED: _GenerationState.ValueType  # 6
+    """its file cannot be read"""
+
+class GenerationState(_GenerationState, metaclass=_GenerationStateEnumTypeWrapper): ...
+
+GENERATION_STATE_UNSPECIFIED: GenerationState.ValueType  # 0
+GENERATION_STATE_CURRENT: GenerationState.ValueType  # 1
+GENERATION_STATE_TRIAL: GenerationState.ValueType  # 2
+"""in force, and taken back unless confirmed"""
+GENERATION_STATE_STAGED: GenerationState.ValueType  # 3
+"""in force from the next boot on"""
+GENERATION_STATE_PREVIOUS: GenerationState.ValueType  # 4
+"""was in force once"""
+GENERATION_STATE_REVERTED: GenerationState.ValueType  # 5
+"""was on trial, and taken back"""
+GENERATION_STATE_DAMAGED: GenerationState.ValueType  # 6
+"""its file cannot be read"""
+Global___GenerationState: _TypeAlias = GenerationState  # noqa: Y015
+
 @_typing.final
 class VersionRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
@@ -162,6 +232,8 @@ class Concern(_message.Message):
     REASON_FIELD_NUMBER: _builtins.int
     REMEDY_FIELD_NUMBER: _builtins.int
     SINCE_UNIX_FIELD_NUMBER: _builtins.int
+    FAILURES_FIELD_NUMBER: _builtins.int
+    NEXT_LOOK_S_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """"network", "time", ..."""
     state: Global___ConcernState.ValueType
@@ -171,6 +243,10 @@ class Concern(_message.Message):
     """what to do, or what the node tries next"""
     since_unix: _builtins.int
     """seconds since the epoch"""
+    failures: _builtins.int
+    """looks in a row that failed; 0 when the last one did not"""
+    next_look_s: _builtins.float
+    """until the node looks again by itself, events aside; 0 when it does not"""
     def __init__(
         self,
         *,
@@ -179,10 +255,12 @@ class Concern(_message.Message):
         reason: _builtins.str = ...,
         remedy: _builtins.str = ...,
         since_unix: _builtins.int = ...,
+        failures: _builtins.int = ...,
+        next_look_s: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "reason", b"reason", "remedy", b"remedy", "since_unix", b"since_unix", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["failures", b"failures", "name", b"name", "next_look_s", b"next_look_s", "reason", b"reason", "remedy", b"remedy", "since_unix", b"since_unix", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -199,7 +277,7 @@ class NodeAddress(_message.Message):
     address: _builtins.str
     """with prefix length"""
     source: _builtins.str
-    """static, dhcp4, slaac"""
+    """static, dhcp4, dhcp6, slaac"""
     def __init__(
         self,
         *,
@@ -227,6 +305,8 @@ class StatusResponse(_message.Message):
     MEMORY_TOTAL_BYTES_FIELD_NUMBER: _builtins.int
     MEMORY_AVAILABLE_BYTES_FIELD_NUMBER: _builtins.int
     UPTIME_S_FIELD_NUMBER: _builtins.int
+    TRIAL_LEFT_S_FIELD_NUMBER: _builtins.int
+    CLOCK_UNIX_FIELD_NUMBER: _builtins.int
     mode: _builtins.str
     """first-contact, configured"""
     hostname: _builtins.str
@@ -235,6 +315,10 @@ class StatusResponse(_message.Message):
     memory_total_bytes: _builtins.int
     memory_available_bytes: _builtins.int
     uptime_s: _builtins.float
+    trial_left_s: _builtins.float
+    """until the generation on trial is taken back; 0 when none is"""
+    clock_unix: _builtins.int
+    """the node's"""
     @_builtins.property
     def concerns(self) -> _containers.RepeatedCompositeFieldContainer[Global___Concern]: ...
     @_builtins.property
@@ -250,10 +334,12 @@ class StatusResponse(_message.Message):
         memory_total_bytes: _builtins.int = ...,
         memory_available_bytes: _builtins.int = ...,
         uptime_s: _builtins.float = ...,
+        trial_left_s: _builtins.float = ...,
+        clock_unix: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["addresses", b"addresses", "concerns", b"concerns", "generation", b"generation", "hostname", b"hostname", "memory_available_bytes", b"memory_available_bytes", "memory_total_bytes", b"memory_total_bytes", "mode", b"mode", "uptime_s", b"uptime_s"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["addresses", b"addresses", "clock_unix", b"clock_unix", "concerns", b"concerns", "generation", b"generation", "hostname", b"hostname", "memory_available_bytes", b"memory_available_bytes", "memory_total_bytes", b"memory_total_bytes", "mode", b"mode", "trial_left_s", b"trial_left_s", "uptime_s", b"uptime_s"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -327,14 +413,19 @@ class ApplyConfigRequest(_message.Message):
     DRY_RUN_FIELD_NUMBER: _builtins.int
     EXPECTED_GENERATION_FIELD_NUMBER: _builtins.int
     SOURCE_NAME_FIELD_NUMBER: _builtins.int
+    MODE_FIELD_NUMBER: _builtins.int
+    TRY_TIMEOUT_S_FIELD_NUMBER: _builtins.int
     documents: _builtins.bytes
-    """YAML, one or more documents, UTF-8"""
+    """YAML, one or more documents, UTF-8; "[redacted <tag>]" as GetConfig gave it keeps that secret"""
     dry_run: _builtins.bool
     """validate and diff, change nothing"""
     expected_generation: _builtins.int
     """When not 0, the apply is refused with ABORTED unless this is the generation it replaces."""
     source_name: _builtins.str
     """the operator's name for the documents, used in error positions"""
+    mode: Global___ApplyMode.ValueType
+    try_timeout_s: _builtins.int
+    """of a trial; 0 = 300"""
     def __init__(
         self,
         *,
@@ -342,14 +433,42 @@ class ApplyConfigRequest(_message.Message):
         dry_run: _builtins.bool = ...,
         expected_generation: _builtins.int = ...,
         source_name: _builtins.str = ...,
+        mode: Global___ApplyMode.ValueType = ...,
+        try_timeout_s: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["documents", b"documents", "dry_run", b"dry_run", "expected_generation", b"expected_generation", "source_name", b"source_name"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["documents", b"documents", "dry_run", b"dry_run", "expected_generation", b"expected_generation", "mode", b"mode", "source_name", b"source_name", "try_timeout_s", b"try_timeout_s"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ApplyConfigRequest: _TypeAlias = ApplyConfigRequest  # noqa: Y015
+
+@_typing.final
+class RebootReason(_message.Message):
+    """A field that cannot change while the node runs."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PATH_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    path: _builtins.str
+    """kind and field: "MachineConfig: $.modules[0]" """
+    reason: _builtins.str
+    """in words"""
+    def __init__(
+        self,
+        *,
+        path: _builtins.str = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["path", b"path", "reason", b"reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RebootReason: _TypeAlias = RebootReason  # noqa: Y015
 
 @_typing.final
 class ApplyConfigResponse(_message.Message):
@@ -358,13 +477,29 @@ class ApplyConfigResponse(_message.Message):
     GENERATION_FIELD_NUMBER: _builtins.int
     DIFF_FIELD_NUMBER: _builtins.int
     ACTIONS_FIELD_NUMBER: _builtins.int
+    MODE_FIELD_NUMBER: _builtins.int
+    REBOOT_REASONS_FIELD_NUMBER: _builtins.int
+    TRIAL_REASONS_FIELD_NUMBER: _builtins.int
+    TRIAL_TIMEOUT_S_FIELD_NUMBER: _builtins.int
+    REBOOTING_FIELD_NUMBER: _builtins.int
     generation: _builtins.int
-    """of what now stands; unchanged when nothing differs"""
+    """of what now stands, is staged or on trial; unchanged when nothing differs"""
     diff: _builtins.str
     """unified, secrets redacted"""
+    mode: Global___ApplyMode.ValueType
+    """how it was (or with dry_run would be) applied: never AUTO"""
+    trial_timeout_s: _builtins.int
+    """when it is on trial"""
+    rebooting: _builtins.bool
     @_builtins.property
     def actions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """what it changes on the node, in words"""
+
+    @_builtins.property
+    def reboot_reasons(self) -> _containers.RepeatedCompositeFieldContainer[Global___RebootReason]: ...
+    @_builtins.property
+    def trial_reasons(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """why it is on trial: what it touches of the caller's way, in words"""
 
     def __init__(
         self,
@@ -372,14 +507,87 @@ class ApplyConfigResponse(_message.Message):
         generation: _builtins.int = ...,
         diff: _builtins.str = ...,
         actions: _abc.Iterable[_builtins.str] | None = ...,
+        mode: Global___ApplyMode.ValueType = ...,
+        reboot_reasons: _abc.Iterable[Global___RebootReason] | None = ...,
+        trial_reasons: _abc.Iterable[_builtins.str] | None = ...,
+        trial_timeout_s: _builtins.int = ...,
+        rebooting: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["actions", b"actions", "diff", b"diff", "generation", b"generation"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actions", b"actions", "diff", b"diff", "generation", b"generation", "mode", b"mode", "reboot_reasons", b"reboot_reasons", "rebooting", b"rebooting", "trial_reasons", b"trial_reasons", "trial_timeout_s", b"trial_timeout_s"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ApplyConfigResponse: _TypeAlias = ApplyConfigResponse  # noqa: Y015
+
+@_typing.final
+class ConfirmConfigRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    GENERATION_FIELD_NUMBER: _builtins.int
+    generation: _builtins.int
+    """the one on trial; 0 = whichever it is"""
+    def __init__(
+        self,
+        *,
+        generation: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["generation", b"generation"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ConfirmConfigRequest: _TypeAlias = ConfirmConfigRequest  # noqa: Y015
+
+@_typing.final
+class ConfirmConfigResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    GENERATION_FIELD_NUMBER: _builtins.int
+    generation: _builtins.int
+    def __init__(
+        self,
+        *,
+        generation: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["generation", b"generation"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ConfirmConfigResponse: _TypeAlias = ConfirmConfigResponse  # noqa: Y015
+
+@_typing.final
+class RollbackConfigRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    GENERATION_FIELD_NUMBER: _builtins.int
+    DRY_RUN_FIELD_NUMBER: _builtins.int
+    MODE_FIELD_NUMBER: _builtins.int
+    TRY_TIMEOUT_S_FIELD_NUMBER: _builtins.int
+    generation: _builtins.int
+    """0 = the one before the current one"""
+    dry_run: _builtins.bool
+    mode: Global___ApplyMode.ValueType
+    try_timeout_s: _builtins.int
+    def __init__(
+        self,
+        *,
+        generation: _builtins.int = ...,
+        dry_run: _builtins.bool = ...,
+        mode: Global___ApplyMode.ValueType = ...,
+        try_timeout_s: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dry_run", b"dry_run", "generation", b"generation", "mode", b"mode", "try_timeout_s", b"try_timeout_s"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RollbackConfigRequest: _TypeAlias = RollbackConfigRequest  # noqa: Y015
 
 @_typing.final
 class GetConfigRequest(_message.Message):
@@ -436,6 +644,558 @@ class GetConfigResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GetConfigResponse: _TypeAlias = GetConfigResponse  # noqa: Y015
+
+@_typing.final
+class ListGenerationsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListGenerationsRequest: _TypeAlias = ListGenerationsRequest  # noqa: Y015
+
+@_typing.final
+class Generation(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NUMBER_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    APPLIED_UNIX_FIELD_NUMBER: _builtins.int
+    APPLIED_BY_FIELD_NUMBER: _builtins.int
+    SOURCE_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    TRIAL_LEFT_S_FIELD_NUMBER: _builtins.int
+    number: _builtins.int
+    state: Global___GenerationState.ValueType
+    applied_unix: _builtins.int
+    applied_by: _builtins.str
+    source: _builtins.str
+    """the name that its documents had"""
+    reason: _builtins.str
+    """of a revert or damage, in words"""
+    trial_left_s: _builtins.float
+    def __init__(
+        self,
+        *,
+        number: _builtins.int = ...,
+        state: Global___GenerationState.ValueType = ...,
+        applied_unix: _builtins.int = ...,
+        applied_by: _builtins.str = ...,
+        source: _builtins.str = ...,
+        reason: _builtins.str = ...,
+        trial_left_s: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["applied_by", b"applied_by", "applied_unix", b"applied_unix", "number", b"number", "reason", b"reason", "source", b"source", "state", b"state", "trial_left_s", b"trial_left_s"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Generation: _TypeAlias = Generation  # noqa: Y015
+
+@_typing.final
+class ListGenerationsResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    GENERATIONS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def generations(self) -> _containers.RepeatedCompositeFieldContainer[Global___Generation]:
+        """newest first"""
+
+    def __init__(
+        self,
+        *,
+        generations: _abc.Iterable[Global___Generation] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["generations", b"generations"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListGenerationsResponse: _TypeAlias = ListGenerationsResponse  # noqa: Y015
+
+@_typing.final
+class ProvenanceRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ProvenanceRequest: _TypeAlias = ProvenanceRequest  # noqa: Y015
+
+@_typing.final
+class SourceReport(_message.Message):
+    """What came of one place that may hold a configuration or an authority."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SOURCE_FIELD_NUMBER: _builtins.int
+    OUTCOME_FIELD_NUMBER: _builtins.int
+    DETAIL_FIELD_NUMBER: _builtins.int
+    source: _builtins.str
+    """"STATE", "image", "kernel command line", "fw_cfg", "SMBIOS", "cidata", "config-2", "API" """
+    outcome: _builtins.str
+    """used, none, not-asked, invalid, unreachable"""
+    detail: _builtins.str
+    """in words"""
+    def __init__(
+        self,
+        *,
+        source: _builtins.str = ...,
+        outcome: _builtins.str = ...,
+        detail: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["detail", b"detail", "outcome", b"outcome", "source", b"source"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SourceReport: _TypeAlias = SourceReport  # noqa: Y015
+
+@_typing.final
+class ProvenanceResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CONFIGURATION_FIELD_NUMBER: _builtins.int
+    AUTHORITY_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def configuration(self) -> _containers.RepeatedCompositeFieldContainer[Global___SourceReport]:
+        """in the order in which they are asked"""
+
+    @_builtins.property
+    def authority(self) -> _containers.RepeatedCompositeFieldContainer[Global___SourceReport]: ...
+    def __init__(
+        self,
+        *,
+        configuration: _abc.Iterable[Global___SourceReport] | None = ...,
+        authority: _abc.Iterable[Global___SourceReport] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["authority", b"authority", "configuration", b"configuration"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ProvenanceResponse: _TypeAlias = ProvenanceResponse  # noqa: Y015
+
+@_typing.final
+class GetIdentityRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetIdentityRequest: _TypeAlias = GetIdentityRequest  # noqa: Y015
+
+@_typing.final
+class ServerCertificate(_message.Message):
+    """A certificate that the node shows to clients that ask for its server name (TLS SNI)."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SERVER_NAME_FIELD_NUMBER: _builtins.int
+    CERTIFICATE_CHAIN_FIELD_NUMBER: _builtins.int
+    FINGERPRINT_FIELD_NUMBER: _builtins.int
+    NOT_BEFORE_UNIX_FIELD_NUMBER: _builtins.int
+    NOT_AFTER_UNIX_FIELD_NUMBER: _builtins.int
+    RENEW_UNIX_FIELD_NUMBER: _builtins.int
+    server_name: _builtins.str
+    certificate_chain: _builtins.bytes
+    """PEM, the node's own first"""
+    fingerprint: _builtins.str
+    """"SHA256:<hex>" """
+    not_before_unix: _builtins.int
+    not_after_unix: _builtins.int
+    renew_unix: _builtins.int
+    """when it is replaced; 0 for one that never is"""
+    def __init__(
+        self,
+        *,
+        server_name: _builtins.str = ...,
+        certificate_chain: _builtins.bytes = ...,
+        fingerprint: _builtins.str = ...,
+        not_before_unix: _builtins.int = ...,
+        not_after_unix: _builtins.int = ...,
+        renew_unix: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["certificate_chain", b"certificate_chain", "fingerprint", b"fingerprint", "not_after_unix", b"not_after_unix", "not_before_unix", b"not_before_unix", "renew_unix", b"renew_unix", "server_name", b"server_name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ServerCertificate: _TypeAlias = ServerCertificate  # noqa: Y015
+
+@_typing.final
+class GetIdentityResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NODE_ID_FIELD_NUMBER: _builtins.int
+    CERTIFICATES_FIELD_NUMBER: _builtins.int
+    SIGNING_REQUEST_FIELD_NUMBER: _builtins.int
+    ISSUER_CERTIFICATE_FIELD_NUMBER: _builtins.int
+    ISSUER_NOT_AFTER_UNIX_FIELD_NUMBER: _builtins.int
+    ISSUER_AUTHORITY_FIELD_NUMBER: _builtins.int
+    CLOCK_UNIX_FIELD_NUMBER: _builtins.int
+    node_id: _builtins.str
+    signing_request: _builtins.bytes
+    """PEM PKCS #10 for the issuing certificate, with the node's issuing key"""
+    issuer_certificate: _builtins.bytes
+    """PEM, empty before enrolment"""
+    issuer_not_after_unix: _builtins.int
+    issuer_authority: _builtins.str
+    """name of the node authority that signed it"""
+    clock_unix: _builtins.int
+    """the node's"""
+    @_builtins.property
+    def certificates(self) -> _containers.RepeatedCompositeFieldContainer[Global___ServerCertificate]: ...
+    def __init__(
+        self,
+        *,
+        node_id: _builtins.str = ...,
+        certificates: _abc.Iterable[Global___ServerCertificate] | None = ...,
+        signing_request: _builtins.bytes = ...,
+        issuer_certificate: _builtins.bytes = ...,
+        issuer_not_after_unix: _builtins.int = ...,
+        issuer_authority: _builtins.str = ...,
+        clock_unix: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["certificates", b"certificates", "clock_unix", b"clock_unix", "issuer_authority", b"issuer_authority", "issuer_certificate", b"issuer_certificate", "issuer_not_after_unix", b"issuer_not_after_unix", "node_id", b"node_id", "signing_request", b"signing_request"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetIdentityResponse: _TypeAlias = GetIdentityResponse  # noqa: Y015
+
+@_typing.final
+class EnrollRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ISSUER_CERTIFICATE_FIELD_NUMBER: _builtins.int
+    issuer_certificate: _builtins.bytes
+    """PEM: signed by the node authority for the key of the signing request"""
+    def __init__(
+        self,
+        *,
+        issuer_certificate: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["issuer_certificate", b"issuer_certificate"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EnrollRequest: _TypeAlias = EnrollRequest  # noqa: Y015
+
+@_typing.final
+class EnrollResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CERTIFICATE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def certificate(self) -> Global___ServerCertificate:
+        """the first one that the node issued with it"""
+
+    def __init__(
+        self,
+        *,
+        certificate: Global___ServerCertificate | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["certificate", b"certificate"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["certificate", b"certificate"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EnrollResponse: _TypeAlias = EnrollResponse  # noqa: Y015
+
+@_typing.final
+class AuditRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FOLLOW_FIELD_NUMBER: _builtins.int
+    TAIL_RECORDS_FIELD_NUMBER: _builtins.int
+    follow: _builtins.bool
+    tail_records: _builtins.int
+    """0 = everything kept"""
+    def __init__(
+        self,
+        *,
+        follow: _builtins.bool = ...,
+        tail_records: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["follow", b"follow", "tail_records", b"tail_records"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AuditRequest: _TypeAlias = AuditRequest  # noqa: Y015
+
+@_typing.final
+class AuditRecord(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TIME_UNIX_FIELD_NUMBER: _builtins.int
+    IDENTITY_FIELD_NUMBER: _builtins.int
+    SERIAL_FIELD_NUMBER: _builtins.int
+    ADDRESS_FIELD_NUMBER: _builtins.int
+    RPC_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    OUTCOME_FIELD_NUMBER: _builtins.int
+    DETAIL_FIELD_NUMBER: _builtins.int
+    ROLES_FIELD_NUMBER: _builtins.int
+    REPEATED_FIELD_NUMBER: _builtins.int
+    time_unix: _builtins.float
+    identity: _builtins.str
+    serial: _builtins.str
+    """lower-case hex"""
+    address: _builtins.str
+    rpc: _builtins.str
+    """"/basalt.machine.v1.ConfigService/ApplyConfig" """
+    request_id: _builtins.str
+    outcome: _builtins.str
+    """OK, or a gRPC status and its words"""
+    detail: _builtins.str
+    repeated: _builtins.int
+    """how many like it were left out since; refusals that repeat are counted, not kept"""
+    @_builtins.property
+    def roles(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    def __init__(
+        self,
+        *,
+        time_unix: _builtins.float = ...,
+        identity: _builtins.str = ...,
+        serial: _builtins.str = ...,
+        address: _builtins.str = ...,
+        rpc: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+        outcome: _builtins.str = ...,
+        detail: _builtins.str = ...,
+        roles: _abc.Iterable[_builtins.str] | None = ...,
+        repeated: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "detail", b"detail", "identity", b"identity", "outcome", b"outcome", "repeated", b"repeated", "request_id", b"request_id", "roles", b"roles", "rpc", b"rpc", "serial", b"serial", "time_unix", b"time_unix"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AuditRecord: _TypeAlias = AuditRecord  # noqa: Y015
+
+@_typing.final
+class AuditResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RECORDS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def records(self) -> _containers.RepeatedCompositeFieldContainer[Global___AuditRecord]: ...
+    def __init__(
+        self,
+        *,
+        records: _abc.Iterable[Global___AuditRecord] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["records", b"records"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AuditResponse: _TypeAlias = AuditResponse  # noqa: Y015
+
+@_typing.final
+class ListLinksRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListLinksRequest: _TypeAlias = ListLinksRequest  # noqa: Y015
+
+@_typing.final
+class LinkRoute(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TO_FIELD_NUMBER: _builtins.int
+    VIA_FIELD_NUMBER: _builtins.int
+    METRIC_FIELD_NUMBER: _builtins.int
+    SOURCE_FIELD_NUMBER: _builtins.int
+    to: _builtins.str
+    """"default" or a network"""
+    via: _builtins.str
+    """empty on the link itself"""
+    metric: _builtins.int
+    source: _builtins.str
+    """static, dhcp4, dhcp6, ra, kernel"""
+    def __init__(
+        self,
+        *,
+        to: _builtins.str = ...,
+        via: _builtins.str = ...,
+        metric: _builtins.int = ...,
+        source: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["metric", b"metric", "source", b"source", "to", b"to", "via", b"via"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LinkRoute: _TypeAlias = LinkRoute  # noqa: Y015
+
+@_typing.final
+class WireguardPeer(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PUBLIC_KEY_FIELD_NUMBER: _builtins.int
+    ENDPOINT_FIELD_NUMBER: _builtins.int
+    ALLOWED_IPS_FIELD_NUMBER: _builtins.int
+    LAST_HANDSHAKE_UNIX_FIELD_NUMBER: _builtins.int
+    RECEIVED_BYTES_FIELD_NUMBER: _builtins.int
+    SENT_BYTES_FIELD_NUMBER: _builtins.int
+    public_key: _builtins.str
+    endpoint: _builtins.str
+    last_handshake_unix: _builtins.int
+    """0 = never"""
+    received_bytes: _builtins.int
+    sent_bytes: _builtins.int
+    @_builtins.property
+    def allowed_ips(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    def __init__(
+        self,
+        *,
+        public_key: _builtins.str = ...,
+        endpoint: _builtins.str = ...,
+        allowed_ips: _abc.Iterable[_builtins.str] | None = ...,
+        last_handshake_unix: _builtins.int = ...,
+        received_bytes: _builtins.int = ...,
+        sent_bytes: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["allowed_ips", b"allowed_ips", "endpoint", b"endpoint", "last_handshake_unix", b"last_handshake_unix", "public_key", b"public_key", "received_bytes", b"received_bytes", "sent_bytes", b"sent_bytes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WireguardPeer: _TypeAlias = WireguardPeer  # noqa: Y015
+
+@_typing.final
+class Link(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    INDEX_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
+    MAC_FIELD_NUMBER: _builtins.int
+    MTU_FIELD_NUMBER: _builtins.int
+    UP_FIELD_NUMBER: _builtins.int
+    CARRIER_FIELD_NUMBER: _builtins.int
+    MASTER_FIELD_NUMBER: _builtins.int
+    PARENT_FIELD_NUMBER: _builtins.int
+    ADDRESSES_FIELD_NUMBER: _builtins.int
+    ROUTES_FIELD_NUMBER: _builtins.int
+    VLAN_ID_FIELD_NUMBER: _builtins.int
+    BOND_MODE_FIELD_NUMBER: _builtins.int
+    BOND_ACTIVE_FIELD_NUMBER: _builtins.int
+    WIREGUARD_PUBLIC_KEY_FIELD_NUMBER: _builtins.int
+    WIREGUARD_PEERS_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    index: _builtins.int
+    kind: _builtins.str
+    """physical, loopback, vlan, bond, bridge, wireguard, ... as the kernel calls it"""
+    mac: _builtins.str
+    mtu: _builtins.int
+    up: _builtins.bool
+    carrier: _builtins.bool
+    master: _builtins.str
+    """the bond or bridge that it belongs to"""
+    parent: _builtins.str
+    """the link that a VLAN lies on"""
+    vlan_id: _builtins.int
+    bond_mode: _builtins.str
+    bond_active: _builtins.str
+    """the member that carries the traffic, in active-backup mode"""
+    wireguard_public_key: _builtins.str
+    @_builtins.property
+    def addresses(self) -> _containers.RepeatedCompositeFieldContainer[Global___NodeAddress]: ...
+    @_builtins.property
+    def routes(self) -> _containers.RepeatedCompositeFieldContainer[Global___LinkRoute]: ...
+    @_builtins.property
+    def wireguard_peers(self) -> _containers.RepeatedCompositeFieldContainer[Global___WireguardPeer]: ...
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        index: _builtins.int = ...,
+        kind: _builtins.str = ...,
+        mac: _builtins.str = ...,
+        mtu: _builtins.int = ...,
+        up: _builtins.bool = ...,
+        carrier: _builtins.bool = ...,
+        master: _builtins.str = ...,
+        parent: _builtins.str = ...,
+        addresses: _abc.Iterable[Global___NodeAddress] | None = ...,
+        routes: _abc.Iterable[Global___LinkRoute] | None = ...,
+        vlan_id: _builtins.int = ...,
+        bond_mode: _builtins.str = ...,
+        bond_active: _builtins.str = ...,
+        wireguard_public_key: _builtins.str = ...,
+        wireguard_peers: _abc.Iterable[Global___WireguardPeer] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["addresses", b"addresses", "bond_active", b"bond_active", "bond_mode", b"bond_mode", "carrier", b"carrier", "index", b"index", "kind", b"kind", "mac", b"mac", "master", b"master", "mtu", b"mtu", "name", b"name", "parent", b"parent", "routes", b"routes", "up", b"up", "vlan_id", b"vlan_id", "wireguard_peers", b"wireguard_peers", "wireguard_public_key", b"wireguard_public_key"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Link: _TypeAlias = Link  # noqa: Y015
+
+@_typing.final
+class ListLinksResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LINKS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def links(self) -> _containers.RepeatedCompositeFieldContainer[Global___Link]: ...
+    def __init__(
+        self,
+        *,
+        links: _abc.Iterable[Global___Link] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["links", b"links"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListLinksResponse: _TypeAlias = ListLinksResponse  # noqa: Y015
 
 @_typing.final
 class ListServicesRequest(_message.Message):

@@ -246,10 +246,30 @@ class ConfigServiceStub:
                 request_serializer=basalt_dot_machine_dot_v1_dot_machine__pb2.ApplyConfigRequest.SerializeToString,
                 response_deserializer=basalt_dot_machine_dot_v1_dot_machine__pb2.ApplyConfigResponse.FromString,
                 _registered_method=True)
+        self.ConfirmConfig = channel.unary_unary(
+                '/basalt.machine.v1.ConfigService/ConfirmConfig',
+                request_serializer=basalt_dot_machine_dot_v1_dot_machine__pb2.ConfirmConfigRequest.SerializeToString,
+                response_deserializer=basalt_dot_machine_dot_v1_dot_machine__pb2.ConfirmConfigResponse.FromString,
+                _registered_method=True)
+        self.RollbackConfig = channel.unary_unary(
+                '/basalt.machine.v1.ConfigService/RollbackConfig',
+                request_serializer=basalt_dot_machine_dot_v1_dot_machine__pb2.RollbackConfigRequest.SerializeToString,
+                response_deserializer=basalt_dot_machine_dot_v1_dot_machine__pb2.ApplyConfigResponse.FromString,
+                _registered_method=True)
         self.GetConfig = channel.unary_unary(
                 '/basalt.machine.v1.ConfigService/GetConfig',
                 request_serializer=basalt_dot_machine_dot_v1_dot_machine__pb2.GetConfigRequest.SerializeToString,
                 response_deserializer=basalt_dot_machine_dot_v1_dot_machine__pb2.GetConfigResponse.FromString,
+                _registered_method=True)
+        self.ListGenerations = channel.unary_unary(
+                '/basalt.machine.v1.ConfigService/ListGenerations',
+                request_serializer=basalt_dot_machine_dot_v1_dot_machine__pb2.ListGenerationsRequest.SerializeToString,
+                response_deserializer=basalt_dot_machine_dot_v1_dot_machine__pb2.ListGenerationsResponse.FromString,
+                _registered_method=True)
+        self.Provenance = channel.unary_unary(
+                '/basalt.machine.v1.ConfigService/Provenance',
+                request_serializer=basalt_dot_machine_dot_v1_dot_machine__pb2.ProvenanceRequest.SerializeToString,
+                response_deserializer=basalt_dot_machine_dot_v1_dot_machine__pb2.ProvenanceResponse.FromString,
                 _registered_method=True)
 
 
@@ -263,8 +283,36 @@ class ConfigServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ConfirmConfig(self, request, context):
+        """Keeps a configuration that is on trial. Without it the node returns to the one before when the time is up.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RollbackConfig(self, request, context):
+        """Applies an earlier generation again; it becomes a new one. While one is on trial, ends the trial instead.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetConfig(self, request, context):
         """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListGenerations(self, request, context):
+        """The generations kept, with what became of each.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Provenance(self, request, context):
+        """Where the configuration and the client authority came from, and why the other sources were passed over.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
@@ -277,10 +325,30 @@ def add_ConfigServiceServicer_to_server(servicer, server):
                     request_deserializer=basalt_dot_machine_dot_v1_dot_machine__pb2.ApplyConfigRequest.FromString,
                     response_serializer=basalt_dot_machine_dot_v1_dot_machine__pb2.ApplyConfigResponse.SerializeToString,
             ),
+            'ConfirmConfig': grpc.unary_unary_rpc_method_handler(
+                    servicer.ConfirmConfig,
+                    request_deserializer=basalt_dot_machine_dot_v1_dot_machine__pb2.ConfirmConfigRequest.FromString,
+                    response_serializer=basalt_dot_machine_dot_v1_dot_machine__pb2.ConfirmConfigResponse.SerializeToString,
+            ),
+            'RollbackConfig': grpc.unary_unary_rpc_method_handler(
+                    servicer.RollbackConfig,
+                    request_deserializer=basalt_dot_machine_dot_v1_dot_machine__pb2.RollbackConfigRequest.FromString,
+                    response_serializer=basalt_dot_machine_dot_v1_dot_machine__pb2.ApplyConfigResponse.SerializeToString,
+            ),
             'GetConfig': grpc.unary_unary_rpc_method_handler(
                     servicer.GetConfig,
                     request_deserializer=basalt_dot_machine_dot_v1_dot_machine__pb2.GetConfigRequest.FromString,
                     response_serializer=basalt_dot_machine_dot_v1_dot_machine__pb2.GetConfigResponse.SerializeToString,
+            ),
+            'ListGenerations': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListGenerations,
+                    request_deserializer=basalt_dot_machine_dot_v1_dot_machine__pb2.ListGenerationsRequest.FromString,
+                    response_serializer=basalt_dot_machine_dot_v1_dot_machine__pb2.ListGenerationsResponse.SerializeToString,
+            ),
+            'Provenance': grpc.unary_unary_rpc_method_handler(
+                    servicer.Provenance,
+                    request_deserializer=basalt_dot_machine_dot_v1_dot_machine__pb2.ProvenanceRequest.FromString,
+                    response_serializer=basalt_dot_machine_dot_v1_dot_machine__pb2.ProvenanceResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -322,6 +390,60 @@ class ConfigService:
             _registered_method=True)
 
     @staticmethod
+    def ConfirmConfig(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/basalt.machine.v1.ConfigService/ConfirmConfig',
+            basalt_dot_machine_dot_v1_dot_machine__pb2.ConfirmConfigRequest.SerializeToString,
+            basalt_dot_machine_dot_v1_dot_machine__pb2.ConfirmConfigResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RollbackConfig(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/basalt.machine.v1.ConfigService/RollbackConfig',
+            basalt_dot_machine_dot_v1_dot_machine__pb2.RollbackConfigRequest.SerializeToString,
+            basalt_dot_machine_dot_v1_dot_machine__pb2.ApplyConfigResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def GetConfig(request,
             target,
             options=(),
@@ -338,6 +460,299 @@ class ConfigService:
             '/basalt.machine.v1.ConfigService/GetConfig',
             basalt_dot_machine_dot_v1_dot_machine__pb2.GetConfigRequest.SerializeToString,
             basalt_dot_machine_dot_v1_dot_machine__pb2.GetConfigResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListGenerations(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/basalt.machine.v1.ConfigService/ListGenerations',
+            basalt_dot_machine_dot_v1_dot_machine__pb2.ListGenerationsRequest.SerializeToString,
+            basalt_dot_machine_dot_v1_dot_machine__pb2.ListGenerationsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Provenance(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/basalt.machine.v1.ConfigService/Provenance',
+            basalt_dot_machine_dot_v1_dot_machine__pb2.ProvenanceRequest.SerializeToString,
+            basalt_dot_machine_dot_v1_dot_machine__pb2.ProvenanceResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+
+class IdentityServiceStub:
+    """Who the node is to its clients, and who did what on it.
+    """
+
+    def __init__(self, channel):
+        """Constructor.
+
+        Args:
+            channel: A grpc.Channel.
+        """
+        self.GetIdentity = channel.unary_unary(
+                '/basalt.machine.v1.IdentityService/GetIdentity',
+                request_serializer=basalt_dot_machine_dot_v1_dot_machine__pb2.GetIdentityRequest.SerializeToString,
+                response_deserializer=basalt_dot_machine_dot_v1_dot_machine__pb2.GetIdentityResponse.FromString,
+                _registered_method=True)
+        self.Enroll = channel.unary_unary(
+                '/basalt.machine.v1.IdentityService/Enroll',
+                request_serializer=basalt_dot_machine_dot_v1_dot_machine__pb2.EnrollRequest.SerializeToString,
+                response_deserializer=basalt_dot_machine_dot_v1_dot_machine__pb2.EnrollResponse.FromString,
+                _registered_method=True)
+        self.Audit = channel.unary_stream(
+                '/basalt.machine.v1.IdentityService/Audit',
+                request_serializer=basalt_dot_machine_dot_v1_dot_machine__pb2.AuditRequest.SerializeToString,
+                response_deserializer=basalt_dot_machine_dot_v1_dot_machine__pb2.AuditResponse.FromString,
+                _registered_method=True)
+
+
+class IdentityServiceServicer:
+    """Who the node is to its clients, and who did what on it.
+    """
+
+    def GetIdentity(self, request, context):
+        """The certificates that the node shows, and the request for its issuing certificate.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Enroll(self, request, context):
+        """Gives the node the certificate with which it issues its own short-lived server certificates. Connections stay.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Audit(self, request, context):
+        """Who did what: every call that changes something, and every call that was refused.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+
+def add_IdentityServiceServicer_to_server(servicer, server):
+    rpc_method_handlers = {
+            'GetIdentity': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetIdentity,
+                    request_deserializer=basalt_dot_machine_dot_v1_dot_machine__pb2.GetIdentityRequest.FromString,
+                    response_serializer=basalt_dot_machine_dot_v1_dot_machine__pb2.GetIdentityResponse.SerializeToString,
+            ),
+            'Enroll': grpc.unary_unary_rpc_method_handler(
+                    servicer.Enroll,
+                    request_deserializer=basalt_dot_machine_dot_v1_dot_machine__pb2.EnrollRequest.FromString,
+                    response_serializer=basalt_dot_machine_dot_v1_dot_machine__pb2.EnrollResponse.SerializeToString,
+            ),
+            'Audit': grpc.unary_stream_rpc_method_handler(
+                    servicer.Audit,
+                    request_deserializer=basalt_dot_machine_dot_v1_dot_machine__pb2.AuditRequest.FromString,
+                    response_serializer=basalt_dot_machine_dot_v1_dot_machine__pb2.AuditResponse.SerializeToString,
+            ),
+    }
+    generic_handler = grpc.method_handlers_generic_handler(
+            'basalt.machine.v1.IdentityService', rpc_method_handlers)
+    server.add_generic_rpc_handlers((generic_handler,))
+    server.add_registered_method_handlers('basalt.machine.v1.IdentityService', rpc_method_handlers)
+
+
+ # This class is part of an EXPERIMENTAL API.
+class IdentityService:
+    """Who the node is to its clients, and who did what on it.
+    """
+
+    @staticmethod
+    def GetIdentity(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/basalt.machine.v1.IdentityService/GetIdentity',
+            basalt_dot_machine_dot_v1_dot_machine__pb2.GetIdentityRequest.SerializeToString,
+            basalt_dot_machine_dot_v1_dot_machine__pb2.GetIdentityResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Enroll(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/basalt.machine.v1.IdentityService/Enroll',
+            basalt_dot_machine_dot_v1_dot_machine__pb2.EnrollRequest.SerializeToString,
+            basalt_dot_machine_dot_v1_dot_machine__pb2.EnrollResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Audit(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/basalt.machine.v1.IdentityService/Audit',
+            basalt_dot_machine_dot_v1_dot_machine__pb2.AuditRequest.SerializeToString,
+            basalt_dot_machine_dot_v1_dot_machine__pb2.AuditResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+
+class NetworkServiceStub:
+    """What the network looks like from the node.
+    """
+
+    def __init__(self, channel):
+        """Constructor.
+
+        Args:
+            channel: A grpc.Channel.
+        """
+        self.ListLinks = channel.unary_unary(
+                '/basalt.machine.v1.NetworkService/ListLinks',
+                request_serializer=basalt_dot_machine_dot_v1_dot_machine__pb2.ListLinksRequest.SerializeToString,
+                response_deserializer=basalt_dot_machine_dot_v1_dot_machine__pb2.ListLinksResponse.FromString,
+                _registered_method=True)
+
+
+class NetworkServiceServicer:
+    """What the network looks like from the node.
+    """
+
+    def ListLinks(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+
+def add_NetworkServiceServicer_to_server(servicer, server):
+    rpc_method_handlers = {
+            'ListLinks': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListLinks,
+                    request_deserializer=basalt_dot_machine_dot_v1_dot_machine__pb2.ListLinksRequest.FromString,
+                    response_serializer=basalt_dot_machine_dot_v1_dot_machine__pb2.ListLinksResponse.SerializeToString,
+            ),
+    }
+    generic_handler = grpc.method_handlers_generic_handler(
+            'basalt.machine.v1.NetworkService', rpc_method_handlers)
+    server.add_generic_rpc_handlers((generic_handler,))
+    server.add_registered_method_handlers('basalt.machine.v1.NetworkService', rpc_method_handlers)
+
+
+ # This class is part of an EXPERIMENTAL API.
+class NetworkService:
+    """What the network looks like from the node.
+    """
+
+    @staticmethod
+    def ListLinks(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/basalt.machine.v1.NetworkService/ListLinks',
+            basalt_dot_machine_dot_v1_dot_machine__pb2.ListLinksRequest.SerializeToString,
+            basalt_dot_machine_dot_v1_dot_machine__pb2.ListLinksResponse.FromString,
             options,
             channel_credentials,
             insecure,

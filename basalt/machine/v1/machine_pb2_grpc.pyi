@@ -95,7 +95,15 @@ class ConfigServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> ConfigServiceAsyncStub: ...
     ApplyConfig: _grpc.UnaryUnaryMultiCallable[_machine_pb2.ApplyConfigRequest, _machine_pb2.ApplyConfigResponse]
+    ConfirmConfig: _grpc.UnaryUnaryMultiCallable[_machine_pb2.ConfirmConfigRequest, _machine_pb2.ConfirmConfigResponse]
+    """Keeps a configuration that is on trial. Without it the node returns to the one before when the time is up."""
+    RollbackConfig: _grpc.UnaryUnaryMultiCallable[_machine_pb2.RollbackConfigRequest, _machine_pb2.ApplyConfigResponse]
+    """Applies an earlier generation again; it becomes a new one. While one is on trial, ends the trial instead."""
     GetConfig: _grpc.UnaryUnaryMultiCallable[_machine_pb2.GetConfigRequest, _machine_pb2.GetConfigResponse]
+    ListGenerations: _grpc.UnaryUnaryMultiCallable[_machine_pb2.ListGenerationsRequest, _machine_pb2.ListGenerationsResponse]
+    """The generations kept, with what became of each."""
+    Provenance: _grpc.UnaryUnaryMultiCallable[_machine_pb2.ProvenanceRequest, _machine_pb2.ProvenanceResponse]
+    """Where the configuration and the client authority came from, and why the other sources were passed over."""
 
 @_typing.type_check_only
 class ConfigServiceAsyncStub(ConfigServiceStub):
@@ -103,7 +111,15 @@ class ConfigServiceAsyncStub(ConfigServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     ApplyConfig: _aio.UnaryUnaryMultiCallable[_machine_pb2.ApplyConfigRequest, _machine_pb2.ApplyConfigResponse]  # type: ignore[assignment]
+    ConfirmConfig: _aio.UnaryUnaryMultiCallable[_machine_pb2.ConfirmConfigRequest, _machine_pb2.ConfirmConfigResponse]  # type: ignore[assignment]
+    """Keeps a configuration that is on trial. Without it the node returns to the one before when the time is up."""
+    RollbackConfig: _aio.UnaryUnaryMultiCallable[_machine_pb2.RollbackConfigRequest, _machine_pb2.ApplyConfigResponse]  # type: ignore[assignment]
+    """Applies an earlier generation again; it becomes a new one. While one is on trial, ends the trial instead."""
     GetConfig: _aio.UnaryUnaryMultiCallable[_machine_pb2.GetConfigRequest, _machine_pb2.GetConfigResponse]  # type: ignore[assignment]
+    ListGenerations: _aio.UnaryUnaryMultiCallable[_machine_pb2.ListGenerationsRequest, _machine_pb2.ListGenerationsResponse]  # type: ignore[assignment]
+    """The generations kept, with what became of each."""
+    Provenance: _aio.UnaryUnaryMultiCallable[_machine_pb2.ProvenanceRequest, _machine_pb2.ProvenanceResponse]  # type: ignore[assignment]
+    """Where the configuration and the client authority came from, and why the other sources were passed over."""
 
 class ConfigServiceServicer(metaclass=_abc_1.ABCMeta):
     """The node's configuration: reviewed documents, applied whole or not at all."""
@@ -116,13 +132,128 @@ class ConfigServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_machine_pb2.ApplyConfigResponse, _abc.Awaitable[_machine_pb2.ApplyConfigResponse]]: ...
 
     @_abc_1.abstractmethod
+    def ConfirmConfig(
+        self,
+        request: _machine_pb2.ConfirmConfigRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_machine_pb2.ConfirmConfigResponse, _abc.Awaitable[_machine_pb2.ConfirmConfigResponse]]:
+        """Keeps a configuration that is on trial. Without it the node returns to the one before when the time is up."""
+
+    @_abc_1.abstractmethod
+    def RollbackConfig(
+        self,
+        request: _machine_pb2.RollbackConfigRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_machine_pb2.ApplyConfigResponse, _abc.Awaitable[_machine_pb2.ApplyConfigResponse]]:
+        """Applies an earlier generation again; it becomes a new one. While one is on trial, ends the trial instead."""
+
+    @_abc_1.abstractmethod
     def GetConfig(
         self,
         request: _machine_pb2.GetConfigRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_machine_pb2.GetConfigResponse, _abc.Awaitable[_machine_pb2.GetConfigResponse]]: ...
 
+    @_abc_1.abstractmethod
+    def ListGenerations(
+        self,
+        request: _machine_pb2.ListGenerationsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_machine_pb2.ListGenerationsResponse, _abc.Awaitable[_machine_pb2.ListGenerationsResponse]]:
+        """The generations kept, with what became of each."""
+
+    @_abc_1.abstractmethod
+    def Provenance(
+        self,
+        request: _machine_pb2.ProvenanceRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_machine_pb2.ProvenanceResponse, _abc.Awaitable[_machine_pb2.ProvenanceResponse]]:
+        """Where the configuration and the client authority came from, and why the other sources were passed over."""
+
 def add_ConfigServiceServicer_to_server(servicer: ConfigServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
+
+class IdentityServiceStub:
+    """Who the node is to its clients, and who did what on it."""
+
+    @_typing.overload
+    def __new__(cls, channel: _grpc.Channel) -> _Self: ...
+    @_typing.overload
+    def __new__(cls, channel: _aio.Channel) -> IdentityServiceAsyncStub: ...
+    GetIdentity: _grpc.UnaryUnaryMultiCallable[_machine_pb2.GetIdentityRequest, _machine_pb2.GetIdentityResponse]
+    """The certificates that the node shows, and the request for its issuing certificate."""
+    Enroll: _grpc.UnaryUnaryMultiCallable[_machine_pb2.EnrollRequest, _machine_pb2.EnrollResponse]
+    """Gives the node the certificate with which it issues its own short-lived server certificates. Connections stay."""
+    Audit: _grpc.UnaryStreamMultiCallable[_machine_pb2.AuditRequest, _machine_pb2.AuditResponse]
+    """Who did what: every call that changes something, and every call that was refused."""
+
+@_typing.type_check_only
+class IdentityServiceAsyncStub(IdentityServiceStub):
+    """Who the node is to its clients, and who did what on it."""
+
+    def __init__(self, channel: _aio.Channel) -> None: ...
+    GetIdentity: _aio.UnaryUnaryMultiCallable[_machine_pb2.GetIdentityRequest, _machine_pb2.GetIdentityResponse]  # type: ignore[assignment]
+    """The certificates that the node shows, and the request for its issuing certificate."""
+    Enroll: _aio.UnaryUnaryMultiCallable[_machine_pb2.EnrollRequest, _machine_pb2.EnrollResponse]  # type: ignore[assignment]
+    """Gives the node the certificate with which it issues its own short-lived server certificates. Connections stay."""
+    Audit: _aio.UnaryStreamMultiCallable[_machine_pb2.AuditRequest, _machine_pb2.AuditResponse]  # type: ignore[assignment]
+    """Who did what: every call that changes something, and every call that was refused."""
+
+class IdentityServiceServicer(metaclass=_abc_1.ABCMeta):
+    """Who the node is to its clients, and who did what on it."""
+
+    @_abc_1.abstractmethod
+    def GetIdentity(
+        self,
+        request: _machine_pb2.GetIdentityRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_machine_pb2.GetIdentityResponse, _abc.Awaitable[_machine_pb2.GetIdentityResponse]]:
+        """The certificates that the node shows, and the request for its issuing certificate."""
+
+    @_abc_1.abstractmethod
+    def Enroll(
+        self,
+        request: _machine_pb2.EnrollRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_machine_pb2.EnrollResponse, _abc.Awaitable[_machine_pb2.EnrollResponse]]:
+        """Gives the node the certificate with which it issues its own short-lived server certificates. Connections stay."""
+
+    @_abc_1.abstractmethod
+    def Audit(
+        self,
+        request: _machine_pb2.AuditRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_machine_pb2.AuditResponse], _abc.AsyncIterator[_machine_pb2.AuditResponse]]:
+        """Who did what: every call that changes something, and every call that was refused."""
+
+def add_IdentityServiceServicer_to_server(servicer: IdentityServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
+
+class NetworkServiceStub:
+    """What the network looks like from the node."""
+
+    @_typing.overload
+    def __new__(cls, channel: _grpc.Channel) -> _Self: ...
+    @_typing.overload
+    def __new__(cls, channel: _aio.Channel) -> NetworkServiceAsyncStub: ...
+    ListLinks: _grpc.UnaryUnaryMultiCallable[_machine_pb2.ListLinksRequest, _machine_pb2.ListLinksResponse]
+
+@_typing.type_check_only
+class NetworkServiceAsyncStub(NetworkServiceStub):
+    """What the network looks like from the node."""
+
+    def __init__(self, channel: _aio.Channel) -> None: ...
+    ListLinks: _aio.UnaryUnaryMultiCallable[_machine_pb2.ListLinksRequest, _machine_pb2.ListLinksResponse]  # type: ignore[assignment]
+
+class NetworkServiceServicer(metaclass=_abc_1.ABCMeta):
+    """What the network looks like from the node."""
+
+    @_abc_1.abstractmethod
+    def ListLinks(
+        self,
+        request: _machine_pb2.ListLinksRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_machine_pb2.ListLinksResponse, _abc.Awaitable[_machine_pb2.ListLinksResponse]]: ...
+
+def add_NetworkServiceServicer_to_server(servicer: NetworkServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
 
 class ServiceServiceStub:
     """Supervised programs."""
