@@ -85,6 +85,7 @@ class Client:
         self._timeout_s = timeout_s
         self._system = stubs.SystemServiceStub(channel)
         self._config = stubs.ConfigServiceStub(channel)
+        self._network = stubs.NetworkServiceStub(channel)
         self._services = stubs.ServiceServiceStub(channel)
         self._logs = stubs.LogServiceStub(channel)
 
@@ -131,6 +132,10 @@ class Client:
         """A generation of the configuration, secrets redacted; 0 is the current one."""
         request = api.GetConfigRequest(generation=generation)
         return self._call("ConfigService/GetConfig", self._config.GetConfig, request)
+
+    def links(self) -> api.ListLinksResponse:
+        """The node's links with their addresses and routes."""
+        return self._call("NetworkService/ListLinks", self._network.ListLinks, api.ListLinksRequest())
 
     def services(self) -> api.ListServicesResponse:
         return self._call("ServiceService/ListServices", self._services.ListServices, api.ListServicesRequest())
