@@ -116,17 +116,52 @@ class Client:
         self._call("SystemService/Shutdown", self._system.Shutdown, api.ShutdownRequest())
 
     def apply_config(
-        self, documents: bytes, *, source: str = "", dry_run: bool = False, expected_generation: int = 0
+        self,
+        documents: bytes,
+        *,
+        source: str = "",
+        dry_run: bool = False,
+        expected_generation: int = 0,
+        mode: api.ApplyMode.ValueType = api.APPLY_MODE_AUTO,
+        try_timeout_s: int = 0,
     ) -> api.ApplyConfigResponse:
         """Replace the node's configuration, or with *dry_run* say what that would change.
 
         :param source: the operator's name for the documents, for the node's errors.
         :param expected_generation: refuse unless this generation stands now; 0 to replace any.
+        :param try_timeout_s: of a trial, until it is taken back unless confirmed; 0 leaves it to the node.
         """
         request = api.ApplyConfigRequest(
-            documents=documents, dry_run=dry_run, expected_generation=expected_generation, source_name=source
+            documents=documents,
+            dry_run=dry_run,
+            expected_generation=expected_generation,
+            source_name=source,
+            mode=mode,
+            try_timeout_s=try_timeout_s,
         )
         return self._call("ConfigService/ApplyConfig", self._config.ApplyConfig, request)
+
+    def confirm_config(self, generation: int = 0) -> api.ConfirmConfigResponse:
+        """Keep the configuration that is on trial; 0 is whichever it is."""
+        request = api.ConfirmConfigRequest(generation=generation)
+        return self._call("ConfigService/ConfirmConfig", self._config.ConfirmConfig, request)
+
+    def rollback_config(
+        self,
+        generation: int = 0,
+        *,
+        dry_run: bool = False,
+        mode: api.ApplyMode.ValueType = api.APPLY_MODE_AUTO,
+        try_timeout_s: int = 0,
+    ) -> api.ApplyConfigResponse:
+        """Apply an earlier generation again, as a new one; 0 is the one before the current one.
+
+        While a configuration is on trial, ends the trial instead: the node returns to the one before.
+        """
+        request = api.RollbackConfigRequest(
+            generation=generation, dry_run=dry_run, mode=mode, try_timeout_s=try_timeout_s
+        )
+        return self._call("ConfigService/RollbackConfig", self._config.RollbackConfig, request)
 
     def get_config(self, generation: int = 0) -> api.GetConfigResponse:
         """A generation of the configuration, secrets redacted; 0 is the current one."""
@@ -136,6 +171,15 @@ class Client:
     def links(self) -> api.ListLinksResponse:
         """The node's links with their addresses and routes."""
         return self._call("NetworkService/ListLinks", self._network.ListLinks, api.ListLinksRequest())
+
+    def list_generations(self) -> api.ListGenerationsResponse:
+        """The generations of the configuration that the node keeps, the newest first."""
+        request = api.ListGenerationsRequest()
+        return self._call("ConfigService/ListGenerations", self._config.ListGenerations, request)
+
+    def provenance(self) -> api.ProvenanceResponse:
+        """Where configuration and client authority came from, and what came of every place that was asked."""
+        return self._call("ConfigService/Provenance", self._config.Provenance, api.ProvenanceRequest())
 
     def services(self) -> api.ListServicesResponse:
         return self._call("ServiceService/ListServices", self._services.ListServices, api.ListServicesRequest())
