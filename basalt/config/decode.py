@@ -6,6 +6,7 @@ description of the types (:mod:`msgspec.inspect`); the limits stand in the types
 
 from __future__ import annotations
 
+import collections.abc
 import re
 from collections.abc import Iterable
 from typing import Any, TypeVar
@@ -16,23 +17,30 @@ from msgspec import inspect
 from basalt.config import tree
 from basalt.config.documents import API_VERSION, KINDS, Configuration, ServiceConfig, VolumeConfig
 from basalt.config.problems import ConfigError, Position, Problem, nearest_name
+from basalt.config.redaction import PLACEHOLDER
 from basalt.config.rules import RULES
 from basalt.config.tree import Mapping, Node, Path, Scalar, Sequence, format_path
 from basalt.config.types import fields_of, plain
-from basalt.config.values import REDACTED, RULE, SECRET, TextRule
+from basalt.config.values import RULE, SECRET, TextRule
 
 _Kind = TypeVar("_Kind", bound=msgspec.Struct)
+Secrets = collections.abc.Mapping[str, str]
 
 
-def parse(data: bytes, source: str) -> Configuration:
+def parse(
+    data: bytes, source: str, *, secrets: Secrets | None = None, accept_placeholders: bool = False
+) -> Configuration:
     """Read a configuration.
 
     :param data: one or more YAML documents, UTF-8.
     :param source: the name of where *data* came from, for the errors.
+    :param secrets: what :func:`basalt.config.secrets_of` gave: placeholders of redacted secrets with these tags are replaced.
+    :param accept_placeholders: leave the placeholders of redacted secrets as they are. For checking a redacted copy where no
+        secrets are known; the result is not for use.
     :raises ConfigError: with every problem found.
     """
     roots, problems = tree.read(data, source)
-    decoder = _Decoder(source, problems)
+    decoder = _Decoder(source, problems, secrets=secrets or {}, accept_placeholders=accept_placeholders)
     configuration = decoder.configuration(roots)
     if decoder.problems:
         raise ConfigError(source, decoder.problems)
@@ -63,8 +71,17 @@ INVALID = _Invalid()
 
 
 class _Decoder:
-    def __init__(self, source: str, problems: Iterable[Problem]) -> None:
+    def __init__(
+        self,
+        source: str,
+        problems: Iterable[Problem],
+        *,
+        secrets: Secrets | None = None,
+        accept_placeholders: bool = False,
+    ) -> None:
         self.source = source
+        self.secrets = secrets or {}
+        self.accept_placeholders = accept_placeholders
         self.problems = list(problems)
         # What the reader already complained about is not complained about again.
         self.broken = {problem.position for problem in self.problems}
@@ -199,15 +216,19 @@ class _Decoder:
 
     def text(self, node: Scalar, kind: inspect.StrType, path: Path, extra: dict[str, Any]) -> Any:
         secret = bool(extra.get(SECRET))
-        if secret and node.text == REDACTED:
-            return self.problem(
-                node.position, path, "a redacted secret", "the secret itself: this copy was made for reading"
-            )
+        text = node.text
+        if secret and (match := PLACEHOLDER.fullmatch(text)) is not None:
+            if self.accept_placeholders:
+                return text
+            known = self.secrets.get(match[1] or "")
+            if known is None:
+                return self.problem(node.position, path, *_unknown_placeholder(match[1]))
+            text = known
         rule = extra.get(RULE)
         if not isinstance(rule, TextRule):
-            return node.text
+            return text
         try:
-            return rule.canonical(node.text)
+            return rule.canonical(text)
         except ValueError as error:
             found = "a secret that is not valid" if secret else f"found {_found(node)}: {error}"
             return self.problem(node.position, path, found, _allowed(kind, extra))
@@ -236,6 +257,15 @@ class _Decoder:
             checked = self.value(Scalar(key.position, key.text, False), kind.key_type, (*path, name))
             values[checked] = self.value(value, kind.value_type, (*path, name))
         return INVALID if INVALID in values or any(value is INVALID for value in values.values()) else values
+
+
+def _unknown_placeholder(tag: str | None) -> tuple[str, str]:
+    if tag is None:
+        return "a redacted secret", "the secret itself: this copy was made for reading"
+    return (
+        f"a redacted secret, [redacted {tag}], that the configuration in force does not have",
+        "the secret itself, or what `osctl get config` shows for it now",
+    )
 
 
 def _allowed(kind: inspect.Type, extra: dict[str, Any] | None = None) -> str:

@@ -13,7 +13,7 @@ import pytest
 from basalt import config
 from basalt.config import tree
 from basalt.config.documents import KINDS, Configuration, LinkMatch, MachineConfig
-from basalt.config.render import redact_struct
+from basalt.config.redaction import redact_struct
 from basalt.config.values import REDACTED, Secret
 
 HEAD = "apiVersion: basalt.dev/v1alpha1\n"
@@ -107,16 +107,16 @@ def test_every_problem_of_every_document_is_told_at_once() -> None:
         f"{HEAD}kind: NetworkConfig\nlinks:\n- dhcp4: yes\n  mtuu: 1500\n- name: eth1\n  addresses: [10.0.0.1]\n"
     )
     assert problems(text) == [
-        "2:7: $.kind: found MachineConfg; did you mean 'MachineConfig'?; "
-        "allowed: MachineConfig or NetworkConfig or TimeConfig",
+        f"2:7: $.kind: found MachineConfg; did you mean 'MachineConfig'?; allowed: {' or '.join(KINDS)}",
         "5:1: $.hostname: hostname is missing; "
         "allowed: 1 to 63 letters, digits and '-', neither first nor last a '-' (RFC 1123)",
-        "7:1: $.host_name: unknown field 'host_name'; did you mean 'hostname'?; allowed: apiVersion, hostname, labels",
+        "7:1: $.host_name: unknown field 'host_name'; did you mean 'hostname'?; "
+        "allowed: apiVersion, hostname, labels, topology, sysctls, modules, watchdog, logging",
         "8:9: $.labels: found a list; allowed: a mapping, each name a name of 1 to 63 letters, digits, '-', '_', '.', "
         "alone or after a domain and '/'",
         "13:10: $.links[0].dhcp4: found yes; allowed: true or false",
         "14:3: $.links[0].mtuu: unknown field 'mtuu'; did you mean 'mtu'?; "
-        "allowed: name, match, up, mtu, dhcp4, addresses, routes",
+        "allowed: name, match, vlan, bond, bridge, wireguard, up, mtu, dhcp4, dhcp6, slaac, addresses, routes",
         "16:15: $.links[1].addresses[0]: found 10.0.0.1: its prefix length is missing (for example 10.0.0.1/24); "
         "allowed: an IPv4 or IPv6 address with its prefix length",
     ]
@@ -313,11 +313,50 @@ def test_secrets_are_found_by_their_type_wherever_they_are() -> None:
     )
 
 
-def test_redacted_copy_is_not_applied(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(KINDS, "Tunnel", (_Tunnel, "machine"))
-    text = f"{HEAD}kind: Tunnel\npeers: [{{name: a, key: '{REDACTED}'}}]\n"
-    (problem,) = [problem for problem in problems(text) if "apiVersion" not in problem]
-    assert "$.peers[0].key: a redacted secret" in problem
+def test_certificate_stands_in_a_block() -> None:
+    pem = "-----BEGIN CERTIFICATE-----\n" + "A" * 64 + "\n" + "B" * 36 + "\n-----END CERTIFICATE-----\n"
+    block = "".join(f"  {line}\n" for line in pem.splitlines())
+    text = f"---\n{HEAD}kind: AccessConfig\nclientAuthorities:\n- |\n{block}"
+    assert config.render(parse(text)).decode() == text
+    assert f"+  {'B' * 36}\n" in config.diff(Configuration(), parse(text))
+
+
+REGISTRY = f"""\
+---
+{HEAD}kind: RegistryConfig
+auth:
+- host: registry.example.org
+  username: puller
+  password: correct horse
+"""
+
+
+def test_redacted_copy_for_reading_is_not_applied() -> None:
+    copy = config.render(config.redact(parse(REGISTRY)))
+    assert b"password: '[redacted]'\n" in copy
+    with pytest.raises(config.ConfigError, match="a redacted secret; allowed: the secret itself"):
+        config.parse(copy, "node.yaml")
+
+
+def test_redacted_copy_with_tags_is_read_with_its_secrets() -> None:
+    configuration = parse(REGISTRY)
+    copy = config.render(config.redact(configuration, b"key"))
+    assert b"correct" not in copy
+    assert config.parse(copy, "node.yaml", secrets=config.secrets_of(configuration, b"key")) == configuration
+
+
+def test_secret_of_another_tag_is_not_put_in() -> None:
+    configuration = parse(REGISTRY)
+    copy = config.render(config.redact(configuration, b"key"))
+    with pytest.raises(
+        config.ConfigError, match=r"7:13: .*auth\[0\].password: a redacted secret, \[redacted [0-9a-f]{8}\]"
+    ):
+        config.parse(copy, "node.yaml", secrets=config.secrets_of(configuration, b"another key"))
+
+
+def test_placeholders_are_accepted_where_no_secrets_are_known() -> None:
+    copy = config.redact(parse(REGISTRY), b"key")
+    assert config.parse(config.render(copy), "node.yaml", accept_placeholders=True) == copy
 
 
 def test_redacting_documents_without_secrets_changes_nothing() -> None:
@@ -337,5 +376,7 @@ def test_schema_describes_every_kind_and_field() -> None:
 
 def test_configuration_lists_its_documents_in_order() -> None:
     assert Configuration().documents == ()
-    assert [type(document) for document in parse(FULL).documents] == [document for document, _ in KINDS.values()]
+    reordered = "---\n".join(reversed(FULL.split("---\n")))
+    kinds = [type(document).__name__ for document in parse(reordered).documents]
+    assert kinds == ["MachineConfig", "NetworkConfig", "TimeConfig"]
     assert Configuration(machine=MachineConfig(hostname="a")).documents == (MachineConfig(hostname="a"),)
