@@ -30,6 +30,7 @@ _BUILD = (
     option(
         "--client-ca", metavar="FILE", help="PEM of the CA whose clients the node accepts from the first contact on"
     ),
+    option("--config", metavar="FILE", help="configuration documents that a node without a configuration takes up"),
 )
 _MIRROR = option("--mirror", metavar="URL", help="Debian mirror (default: the host's own, from apt)")
 _JOBS = option("--jobs", type=_count, default=2, metavar="N", help="steps that may run at once (default 2)")
@@ -127,6 +128,27 @@ COMMANDS = (
             _VM_NAME,
             option("--detach", action="store_true", help="do not show the console while waiting"),
             option("--no-client-ca", action="store_true", help="give the node no CA: its API then refuses everyone"),
+            option(
+                "--fw-cfg",
+                action="append",
+                default=[],
+                metavar="NAME=FILE",
+                help="hand FILE over as this fw_cfg entry, such as opt/basalt/config",
+            ),
+            option("--oem-strings", metavar="FILE", help="SMBIOS OEM strings, one a line"),
+            option(
+                "--config-drive",
+                action="append",
+                default=[],
+                metavar="LABEL=DIR",
+                help="a drive labelled cidata or config-2 with the files of DIR; an image in place of DIR is taken as it is",
+            ),
+            option(
+                "--cmdline",
+                default="",
+                metavar="WORDS",
+                help="further words for the kernel's command line; only for machines without firmware",
+            ),
             option(
                 "--timeout", type=seconds, default=600.0, metavar="S", help="seconds to wait for the API (default 600)"
             ),

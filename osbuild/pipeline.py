@@ -73,12 +73,15 @@ def kernel_graph(profile: Profile, debian: DebianLock) -> Step:
     return kernel_steps(tree_step(debian, "kernel-tools"), pool_step(debian, "kernel-source"), profile.kernel.fragments)
 
 
-def image_graph(name: str, *, version: str | None = None, client_ca: str | None = None) -> Image:
+def image_graph(
+    name: str, *, version: str | None = None, client_ca: str | None = None, config: str | None = None
+) -> Image:
     """The graph of profile *name*.
 
     :param name: of a profile, or the path of a profile file.
     :param version: what the image calls itself; letters, digits and ``.~-`` as systemd-boot sorts them.
     :param client_ca: PEM of certificate authorities whose clients the node accepts from the first contact on.
+    :param config: configuration documents that a node without one takes up.
     :raises UsageError: when profile, locks or version are wrong.
     """
     named, debian, wheels = load(name), load_debian(), load_wheels()
@@ -97,11 +100,11 @@ def image_graph(name: str, *, version: str | None = None, client_ca: str | None 
     python = python_step(tools, pool, debian, wheels, to_table(profile.python))
     kernel = kernel_graph(profile, debian)
     base = {
-        "debian": debian_step(pool, python, debian, profile.packages),
+        "debian": debian_step(pool, python, debian, profile.packages, profile.authorities),
         "modules": modules_step(kernel),
         "python": python,
     }
-    own = os_step(tools, identity, client_ca, named.overlay)
+    own = os_step(tools, identity, client_ca, config, named.overlay)
     root = root_step(tools, base, own, to_table(profile.root), epoch)
     uki = uki_step(tools, kernel, root, identity, profile.boot.cmdline)
     disk = disk_step(tools, root, uki, identity, to_table(profile.disk))

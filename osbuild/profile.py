@@ -83,6 +83,7 @@ class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     :param description: one line, for ``osbuild profiles``.
     :param packages: files picked of Debian packages: globs by package name. Libraries follow by themselves.
+    :param authorities: certificates of public authorities, joined into `etc/ssl/certs/ca-certificates.crt`: globs by package name.
     :param overlay: a directory, relative to the profile, whose files are added to the root as they are.
     :param extends: another profile to start from: tables are merged into that one's, values replace.
     """
@@ -94,6 +95,7 @@ class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     boot: Boot
     packages: dict[str, list[str]]
     python: Python
+    authorities: dict[str, list[str]] = {}
     overlay: str = ""
     extends: str = ""
 

@@ -54,9 +54,36 @@ def read_client_ca(path: str | None) -> str | None:
     return data.decode(errors="replace")  # around the certificates, which are ASCII, may stand anything
 
 
+def read_config(path: str | None) -> str | None:
+    """The documents given as ``--config``, in canonical form: comments and their order make no other image.
+
+    :raises UsageError: it is no configuration, or has secrets: an image is no place for them.
+    """
+    if path is None:
+        return None
+    from basalt.config import parse, redact, render
+
+    try:
+        configuration = parse(Path(path).read_bytes(), path)
+    except OSError as error:
+        raise UsageError(f"cannot read --config {path}", why=error.strerror or "") from error
+    if redact(configuration) != configuration:
+        raise UsageError(
+            f"{path} has secrets",
+            why="whoever can read the image, or the store that it is built in, could read them",
+            remedy="Leave them out and apply them later, or hand the documents over by another way (docs/guides/first-boot.md)",
+        )
+    return render(configuration).decode()
+
+
 def graph_of(arguments: Arguments) -> Image:
-    """The image that --profile, --version and --client-ca ask for."""
-    return image_graph(arguments.profile, version=arguments.version, client_ca=read_client_ca(arguments.client_ca))
+    """The image that --profile, --version, --client-ca and --config ask for."""
+    return image_graph(
+        arguments.profile,
+        version=arguments.version,
+        client_ca=read_client_ca(arguments.client_ca),
+        config=read_config(arguments.config),
+    )
 
 
 def fetch_missing(

@@ -19,7 +19,7 @@ from osbuild.pipeline import Image
 from osbuild.progress import Progress, make_progress
 from osbuild.steps.trees import tree_step
 from osbuild.store import Store
-from osbuild.vm import accel, definition, machines
+from osbuild.vm import accel, definition, handover, machines
 
 _PREFIX = "basalt: "
 _TAIL_LINES = 15
@@ -58,15 +58,20 @@ def boot(arguments: Arguments) -> int:
     machine = definition.load(arguments.machine)
     name = arguments.name or image.name
     machines.directory_of(name)
+    extra = _more_words(arguments.cmdline, machine)
+    asked = handover.wanted(arguments.fw_cfg, arguments.oem_strings, arguments.config_drive)
     progress = make_progress(arguments.progress)
     try:
         build_image(store, image, image.targets(("raw",)), arguments, progress)
         tools = tree_step(image.debian, "vm-tools")
-        fetch_missing(store, image.debian, [tools], progress, arguments.mirror)
-        build(store, [tools], progress)
+        needed = [tools, *([image.tools] if asked.drives else [])]
+        fetch_missing(store, image.debian, needed, progress, arguments.mirror)
+        build(store, needed, progress)
         ca = None if arguments.no_client_ca else _client_ca()
         with store.using():
-            record = _first_start(store, image, name, arguments.machine, machine, store.path(tools.key), ca)
+            record = _first_start(
+                store, image, name, arguments.machine, machine, store.path(tools.key), ca, asked, extra
+            )
         with _ended_by_ctrl_c(record):
             result = _until_ready(record, 0, arguments.timeout, progress, quiet=arguments.detach)
     finally:
@@ -80,14 +85,37 @@ def _client_ca() -> bytes:
     return contexts.client_ca_pem(contexts.ensure_context())
 
 
+def _more_words(words: str, machine: definition.Machine) -> str:
+    """What ``--cmdline`` adds, with the space before it.
+
+    :raises UsageError: the machine boots through firmware, where the command line is part of the signed kernel image.
+    """
+    if words and machine.firmware != "none":
+        raise UsageError(
+            "--cmdline needs a machine without firmware",
+            why="with firmware, the kernel's command line is part of the unified kernel image",
+            remedy="Use --machine direct, or [boot] cmdline in the profile",
+        )
+    return f" {words}" if words else ""
+
+
 def _first_start(
-    store: Store, image: Image, name: str, machine_name: str, machine: definition.Machine, tools: Any, ca: bytes | None
+    store: Store,
+    image: Image,
+    name: str,
+    machine_name: str,
+    machine: definition.Machine,
+    tools: Any,
+    ca: bytes | None,
+    asked: handover.Wanted,
+    extra: str,
 ) -> machines.Record:
     kernel = store.path(image.kernel.key)
-    machines.create(name, store.path(image.disk.key) / "disk.raw", tools, machine, ca)
-    cmdline = (store.path(image.uki.key) / "cmdline").read_text().strip()
+    directory = machines.create(name, store.path(image.disk.key) / "disk.raw", tools, machine, ca)
+    handed = handover.prepare(asked, directory, store.path(image.tools.key) if asked.drives else None)
+    cmdline = (store.path(image.uki.key) / "cmdline").read_text().strip() + extra
     chosen = accel.choose(tools, kernel, store.cache)
-    launching = definition.Launch(name, chosen, cmdline, client_ca=ca is not None)
+    launching = definition.Launch(name, chosen, cmdline, client_ca=ca is not None, handover=handed)
     return machines.launch(name, image.name, machine_name, machine, launching, tools=tools, kernel=kernel)
 
 

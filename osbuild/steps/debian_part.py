@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from basalt.errors import UsageError
@@ -12,12 +12,26 @@ from osbuild.lock.model import DebianLock
 from osbuild.parts import Part, files_below, select
 
 LIBRARIES = "usr/lib/x86_64-linux-gnu"
+# Where Go and OpenSSL look. Debian's package leaves it to its maintainer script, which no build here runs.
+AUTHORITIES = "etc/ssl/certs/ca-certificates.crt"
 
 
-def debian_step(pool: Step, python: Step, debian: DebianLock, picks: Mapping[str, Sequence[str]]) -> Step:
-    """*picks* are the profile's globs by package; the ELF files of *python* count as needing libraries too."""
+def debian_step(
+    pool: Step,
+    python: Step,
+    debian: DebianLock,
+    picks: Mapping[str, Sequence[str]],
+    authorities: Mapping[str, Sequence[str]],
+) -> Step:
+    """What the root has of Debian.
+
+    :param python: its ELF files count as needing libraries too.
+    :param picks: the profile's globs by package.
+    :param authorities: globs by package of certificates that are joined into one file.
+    """
     params = {
         "picks": {name: list(globs) for name, globs in picks.items()},
+        "authorities": {name: list(globs) for name, globs in authorities.items()},
         "versions": {name: package.version for name, package in debian.members("image").items()},
     }
     return Step("debian", build_debian, inputs={"pool": pool, "python": python}, params=params)
@@ -28,7 +42,25 @@ def build_debian(ctx: Context) -> None:
     part = Part.new(ctx.out)
     # Resolved, because where links lead is compared with it, and a cache directory may lie behind a link.
     pool, versions = ctx.input("pool").resolve(), ctx.params["versions"]
-    for package, globs in ctx.params["picks"].items():
+    for package, name in _picked(pool, versions, ctx.params["picks"], "packages"):
+        _add(part, pool / package, name, f"{package} {versions[package]}")
+    certificates = list(_picked(pool, versions, ctx.params["authorities"], "authorities"))
+    if certificates:
+        joined = b"".join((pool / package / name).read_bytes().strip() + b"\n" for package, name in certificates)
+        packages = dict.fromkeys(package for package, _ in certificates)
+        part.write(AUTHORITIES, joined, ", ".join(f"{package} {versions[package]}" for package in packages))
+    _add_libraries(part, pool, versions, Part.load(ctx.input("python")).tree)
+    part.save()
+
+
+def _picked(
+    pool: Path, versions: Mapping[str, str], picks: Mapping[str, Sequence[str]], table: str
+) -> Iterator[tuple[str, str]]:
+    """Package and name of every file that *picks*, the profile's *table*, asks for.
+
+    :raises UsageError: it names a package that is not locked, or a file that the package does not have.
+    """
+    for package, globs in picks.items():
         if package not in versions:
             raise UsageError(
                 f"the profile picks files of {package}, which is not locked",
@@ -39,12 +71,9 @@ def build_debian(ctx: Context) -> None:
             if not found:
                 raise UsageError(
                     f"package {package} {versions[package]} has no file '{glob}'",
-                    remedy="Correct [packages] in the profile",
+                    remedy=f"Correct [{table}] in the profile",
                 )
-            for name in found:
-                _add(part, pool / package, name, f"{package} {versions[package]}")
-    _add_libraries(part, pool, versions, Part.load(ctx.input("python")).tree)
-    part.save()
+            yield from ((package, name) for name in found)
 
 
 def _add(part: Part, base: Path, name: str, origin: str) -> None:

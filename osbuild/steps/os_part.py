@@ -52,18 +52,26 @@ def node_sources() -> list[Path]:
     return [paths.PROJECT / name for name in select(names, _ON_NODE, _LEFT_OUT)]
 
 
-def os_step(tools: Step, identity: Mapping[str, Any], client_ca: str | None, overlay: Path | None) -> Step:
+def os_step(
+    tools: Step, identity: Mapping[str, Any], client_ca: str | None, config: str | None, overlay: Path | None
+) -> Step:
     """What is Basalt's own.
 
     :param identity: content of ``image.json``.
     :param client_ca: a PEM bundle to trust from the first contact on.
+    :param config: configuration documents for the first boot, without secrets.
     :param overlay: a directory of the user's whose files are added as they are.
     """
     return Step(
         "os",
         build_os,
         inputs={"tools": tools},
-        params={"identity": dict(identity), "client_ca": client_ca or "", "overlay": overlay.name if overlay else ""},
+        params={
+            "identity": dict(identity),
+            "client_ca": client_ca or "",
+            "config": config or "",
+            "overlay": overlay.name if overlay else "",
+        },
         files=[TEMPLATES, *node_sources(), *([overlay] if overlay else [])],
     )
 
@@ -80,6 +88,8 @@ def build_os(ctx: Context) -> None:
     part.write("usr/lib/basalt/image.json", json.dumps(identity, sort_keys=True).encode() + b"\n", origin)
     if ctx.params["client_ca"]:
         part.write("usr/lib/basalt/client-ca.pem", ctx.params["client_ca"].encode(), origin)
+    if ctx.params["config"]:
+        part.write("usr/lib/basalt/config.yaml", ctx.params["config"].encode(), origin)
     part.write("init", _INIT.encode(), origin, executable=True)
     for link, target in _LINKS.items():
         part.link(link, target, origin)

@@ -12,11 +12,11 @@ import msgspec
 
 from basalt.errors import UsageError
 from osbuild import paths
+from osbuild.vm.handover import NOTHING, VM, Handover
 
 API_PORT = 50000
 CLIENT_CA = "opt/basalt/client-ca"
-# Where the sandbox shows the machine's directory, the image and the firmware.
-VM, IMAGE = "/vm", "/image"
+IMAGE = "/image"  # where the sandbox shows the image
 _OVMF = "/usr/share/OVMF"
 
 
@@ -46,6 +46,7 @@ class Launch:
     accel: str
     cmdline: str
     client_ca: bool
+    handover: Handover = NOTHING
 
 
 def available(directory: Path = paths.MACHINES) -> list[str]:
@@ -107,6 +108,7 @@ def qemu_command(machine: Machine, launch: Launch) -> list[str]:
     command += ["-qmp", f"unix:{VM}/qmp.sock,server=on,wait=off", "-pidfile", f"{VM}/qemu.pid"]
     if launch.client_ca:
         command += ["-fw_cfg", f"name={CLIENT_CA},file={VM}/client-ca.pem"]
+    command += launch.handover.arguments()
     for device in machine.devices:
         command += ["-device", device]
     return [*command, *machine.arguments]

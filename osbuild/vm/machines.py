@@ -8,6 +8,7 @@
       base.raw                the image, a hard link into the store where that is possible: collecting garbage cannot take it away
       firmware-variables.fd   UEFI variables, among them boot counting's
       client-ca.pem           handed to the node through fw_cfg
+      fw-cfg-0 ...  oem-string-0 ...  config-drive-0.img ...   see :mod:`osbuild.vm.handover`
       console.log  qemu.log  qmp.sock  qemu.pid
 """
 
@@ -31,7 +32,8 @@ from osbuild import paths
 from osbuild.sandbox import Bind, Sandbox
 from osbuild.steps.disk import copy_sparse
 from osbuild.vm import qmp
-from osbuild.vm.definition import API_PORT, IMAGE, VM, Launch, Machine, qemu_command
+from osbuild.vm.definition import API_PORT, IMAGE, Launch, Machine, qemu_command
+from osbuild.vm.handover import NOTHING, VM, Handover
 
 _NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?\Z")
 _START_TIMEOUT_S = 60
@@ -52,6 +54,7 @@ class Record(msgspec.Struct, frozen=True):
     pid: int
     started: int
     endpoint: str
+    handover: Handover = NOTHING
 
 
 def directory_of(name: str) -> Path:
@@ -168,7 +171,7 @@ def launch(
         record = Record(
             name=name, profile=profile, machine=machine_name, definition=machine, accel=launching.accel, cmdline=launching.cmdline,
             kernel=str(kernel), tools=str(tools), client_ca=launching.client_ca, pid=pid, started=_start_time(pid),
-            endpoint=f"127.0.0.1:{port}",
+            endpoint=f"127.0.0.1:{port}", handover=launching.handover,
         )  # fmt: skip
         write_atomic(target / "vm.json", msgspec.json.encode(record))
     except BaseException:
@@ -220,7 +223,7 @@ def restart(name: str) -> Record:
                 why=f"its {what} was collected from the store: {path}",
                 remedy="Build it again by booting another machine of the same profile; this one's disk is kept",
             )
-    launching = Launch(name, record.accel, record.cmdline, record.client_ca)
+    launching = Launch(name, record.accel, record.cmdline, record.client_ca, record.handover)
     return launch(
         name,
         record.profile,

@@ -350,6 +350,32 @@ def test_client_ca_may_have_words_of_any_language_around_it(tmp_path: Path) -> N
     assert image.read_client_ca(None) is None
 
 
+def test_configuration_is_checked_before_anything_is_built(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "node.yaml").write_text("apiVersion: basalt.dev/v1alpha1\nkind: MachineConfig\nhostnam: n1\n")
+    for name, said in (("node.yaml", "node.yaml:3:1"), ("absent.yaml", "No such file")):
+        assert main(["image", "--profile", "minimal", "--config", str(tmp_path / name)]) == ExitCode.USAGE
+        assert said in capsys.readouterr().err
+
+
+def test_configuration_lands_in_the_image_in_its_one_spelling(tmp_path: Path) -> None:
+    path = tmp_path / "node.yaml"
+    path.write_text("# a comment\nkind: MachineConfig\napiVersion: basalt.dev/v1alpha1\nhostname: N1\n")
+    expected = "---\napiVersion: basalt.dev/v1alpha1\nkind: MachineConfig\nhostname: n1\n"
+    assert image.read_config(str(path)) == expected
+    assert image.read_config(None) is None
+
+
+def test_no_secret_goes_into_an_image(tmp_path: Path) -> None:
+    path = tmp_path / "node.yaml"
+    path.write_text(
+        "apiVersion: basalt.dev/v1alpha1\nkind: RegistryConfig\n"
+        "auth: [{host: registry.example, username: u, password: hunter2}]\n"
+    )
+    with pytest.raises(UsageError, match="has secrets") as caught:
+        image.read_config(str(path))
+    assert "hunter2" not in str(caught.value)
+
+
 # ---- before and after a build
 
 

@@ -241,3 +241,9 @@ def test_client_ca_changes_the_root_and_nothing_before_it() -> None:
     one, other = (image_graph("minimal", client_ca=ca) for ca in (None, "-----BEGIN CERTIFICATE-----"))
     differing = {name for name, step in one.root.inputs.items() if step.key != other.root.inputs[name].key}
     assert differing == {"own"}
+
+
+def test_configuration_changes_the_root_and_nothing_before_it() -> None:
+    one, other = (image_graph("minimal", config=config) for config in (None, "kind: MachineConfig"))
+    differing = {name for name, step in one.root.inputs.items() if step.key != other.root.inputs[name].key}
+    assert differing == {"own"}

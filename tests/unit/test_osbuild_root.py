@@ -21,7 +21,7 @@ from osbuild.pipeline import image_graph
 from osbuild.policy import violations
 from osbuild.progress import Progress
 from osbuild.steps.base import compress_hints
-from osbuild.steps.debian_part import LIBRARIES, debian_step
+from osbuild.steps.debian_part import AUTHORITIES, LIBRARIES, debian_step
 from osbuild.store import Store
 from osbuild.tree import File, collect, write_tar
 from tests.unit.osbuild_steps import step
@@ -282,6 +282,9 @@ def pool(ctx: Context) -> None:
     shutil.copyfile(shutil.which("env") or "env", coreutils / "usr/bin/env")
     (coreutils / "usr/bin/also").symlink_to("env")
     (coreutils / "usr/bin/absolute").symlink_to("/etc/passwd")
+    (coreutils / "usr/share/ca-certificates").mkdir(parents=True)
+    (coreutils / "usr/share/ca-certificates/a.crt").write_text("first")
+    (coreutils / "usr/share/ca-certificates/b.crt").write_text("second\n")
     for soname in ("libc.so.6", "ld-linux-x86-64.so.2"):
         directory = "usr/lib64" if soname.startswith("ld-") else LIBRARIES
         shutil.copyfile(host_library(soname), libc / directory / f"{soname}.1")
@@ -292,8 +295,8 @@ def no_python(ctx: Context) -> None:
     Part.new(ctx.out).save()
 
 
-def picked(store: Store, picks: dict[str, list[str]]) -> Part:
-    """What a profile with *picks* gets of the pool."""
+def picked(store: Store, picks: dict[str, list[str]], authorities: dict[str, list[str]] | None = None) -> Part:
+    """What a profile with *picks* and *authorities* gets of the pool."""
     lock = DebianLock(
         schema=1,
         epoch=0,
@@ -302,7 +305,7 @@ def picked(store: Store, picks: dict[str, list[str]]) -> Part:
         sets={"image": ["coreutils", "libc6"]},
         packages={name: Package("1.0", "amd64", "main", "", 0, "") for name in ("coreutils", "libc6")},
     )
-    made = debian_step(step("pool", pool), step("python", no_python), lock, picks)
+    made = debian_step(step("pool", pool), step("python", no_python), lock, picks, authorities or {})
     build(store, [made], Progress())
     return Part.load(store.path(made.key))
 
@@ -331,6 +334,15 @@ def test_pick_that_finds_nothing_names_package_and_pattern(tmp_path: Path) -> No
     with pytest.raises(UsageError) as caught:
         picked(Store(tmp_path), {"runc": ["usr/sbin/runc"]})
     assert "[debian.image]" in caught.value.remedy
+
+
+def test_authorities_are_joined_into_the_one_file_that_programs_read(tmp_path: Path) -> None:
+    part = picked(Store(tmp_path), {}, {"coreutils": ["usr/share/ca-certificates/*.crt"]})
+    assert part.origins == {AUTHORITIES: "coreutils 1.0"}
+    assert (part.tree / AUTHORITIES).read_text() == "first\nsecond\n", "a missing line end joins no two of them"
+    with pytest.raises(UsageError, match="no file") as caught:
+        picked(Store(tmp_path), {}, {"coreutils": ["usr/share/none/*.crt"]})
+    assert "[authorities]" in caught.value.remedy
 
 
 def test_a_changed_line_of_machined_leaves_the_base_alone() -> None:
