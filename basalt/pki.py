@@ -1,5 +1,7 @@
 """Certificates: the operators' authority, operators' certificates, and a node's own.
 
+The authority for nodes and what hangs on it is in :mod:`basalt.pki_node`.
+
 All keys are ECDSA P-256: gRPC's BoringSSL refuses Ed25519 certificates (NO_COMMON_SIGNATURE_ALGORITHMS).
 
 A *client authority* signs operators' certificates; its key stays with the operator. A *client certificate* says who (CN)
@@ -25,8 +27,11 @@ if TYPE_CHECKING:
     from cryptography import x509
     from cryptography.hazmat.primitives.asymmetric import ec
 
-# The DNS name in every node's certificate: clients check the pinned certificate, not how they reached the node.
+# The DNS name in every node's own certificate: clients check the pinned certificate, not how they reached the node.
 SERVER_NAME = "basalt-node"
+
+# Server certificates that come from a node authority are for <node id>.basalt; see :func:`server_name`.
+DOMAIN = "basalt"
 
 # New certificates are valid from a little before now, for nodes whose clock is a little behind the operator's.
 CLOCK_SKEW_ALLOWANCE = datetime.timedelta(hours=1)
@@ -111,12 +116,12 @@ def make_ca(name: str, lifetime: datetime.timedelta, *, now: datetime.datetime |
     key = ec.generate_private_key(ec.SECP256R1())
     subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
     start = (now or utc_now()) - CLOCK_SKEW_ALLOWANCE
-    builder = (
-        _builder(subject, subject, key.public_key(), start, start + CLOCK_SKEW_ALLOWANCE + lifetime)
+    unsigned = (
+        builder(subject, subject, key.public_key(), start, start + CLOCK_SKEW_ALLOWANCE + lifetime)
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-        .add_extension(_key_usage(key_cert_sign=True, crl_sign=True), critical=True)
+        .add_extension(key_usage(key_cert_sign=True, crl_sign=True), critical=True)
     )
-    return _signed(builder, key, key)
+    return signed(unsigned, key, key)
 
 
 def issue_client(
@@ -133,7 +138,6 @@ def issue_client(
     :raises CertificateError: when *ca* cannot sign, or a certificate would name nobody or grant nothing.
     """
     from cryptography import x509
-    from cryptography.hazmat.primitives import serialization
     from cryptography.hazmat.primitives.asymmetric import ec
 
     granted = sorted(set(roles))
@@ -143,9 +147,7 @@ def issue_client(
     if problems:
         raise CertificateError(f"cannot make a client certificate for {name!r}", problems)
     authority = x509.load_pem_x509_certificate(ca.certificate_pem)
-    authority_key = serialization.load_pem_private_key(ca.key_pem, password=None)
-    if not isinstance(authority_key, ec.EllipticCurvePrivateKey):
-        raise CertificateError("cannot sign with the client authority", ["its key is not an ECDSA key"])
+    authority_key = load_key(ca.key_pem, "the client authority's key")
     key = ec.generate_private_key(ec.SECP256R1())
     subject = x509.Name(
         [
@@ -161,14 +163,14 @@ def issue_client(
             f"cannot make a client certificate for {name!r}",
             [f"the client authority ended at {clock(authority.not_valid_after_utc)}; now is {clock(issued)}"],
         )
-    builder = (
-        _builder(subject, authority.subject, key.public_key(), start, end)
+    unsigned = (
+        builder(subject, authority.subject, key.public_key(), start, end)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-        .add_extension(_key_usage(digital_signature=True), critical=True)
+        .add_extension(key_usage(digital_signature=True), critical=True)
         .add_extension(x509.ExtendedKeyUsage([x509.oid.ExtendedKeyUsageOID.CLIENT_AUTH]), critical=False)
         .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(authority_key.public_key()), critical=False)
     )
-    return _signed(builder, key, authority_key)
+    return signed(unsigned, key, authority_key)
 
 
 def make_server_identity(node_id: str, not_before: datetime.datetime) -> Identity:
@@ -181,14 +183,19 @@ def make_server_identity(node_id: str, not_before: datetime.datetime) -> Identit
 
     key = ec.generate_private_key(ec.SECP256R1())
     subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, node_id)])
-    builder = (
-        _builder(subject, subject, key.public_key(), not_before, NEVER)
+    unsigned = (
+        builder(subject, subject, key.public_key(), not_before, NEVER)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-        .add_extension(_key_usage(digital_signature=True), critical=True)
+        .add_extension(key_usage(digital_signature=True), critical=True)
         .add_extension(x509.ExtendedKeyUsage([x509.oid.ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
         .add_extension(x509.SubjectAlternativeName([x509.DNSName(SERVER_NAME)]), critical=False)
     )
-    return _signed(builder, key, key)
+    return signed(unsigned, key, key)
+
+
+def server_name(node_id: str) -> str:
+    """The name by which a client asks (TLS SNI) for the certificate that comes from the node authority."""
+    return f"{node_id}.{DOMAIN}"
 
 
 def utc_now() -> datetime.datetime:
@@ -201,8 +208,8 @@ def clock(instant: datetime.datetime) -> str:
     return instant.astimezone(datetime.UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
 
 
-def common_name(certificate: x509.Certificate) -> str:
-    """Who the certificate names; empty where it names nobody."""
+def common_name(certificate: x509.Certificate | x509.CertificateSigningRequest) -> str:
+    """Who the certificate or request names; empty where it names nobody."""
     from cryptography import x509
 
     values = certificate.subject.get_attributes_for_oid(x509.NameOID.COMMON_NAME)
@@ -228,13 +235,32 @@ def describe(certificate: x509.Certificate) -> str:
     )
 
 
-def _builder(
+def load_key(key_pem: bytes, whose: str) -> ec.EllipticCurvePrivateKey:
+    """A private key to sign with.
+
+    :raises CertificateError: it is no unencrypted ECDSA key; *whose* says which.
+    """
+    from cryptography.exceptions import UnsupportedAlgorithm
+    from cryptography.hazmat.primitives import serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    try:
+        key = serialization.load_pem_private_key(key_pem, password=None)
+    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+        raise CertificateError(f"cannot sign with {whose}", [str(error)]) from error
+    if not isinstance(key, ec.EllipticCurvePrivateKey):
+        raise CertificateError(f"cannot sign with {whose}", ["it is not an ECDSA key"])
+    return key
+
+
+def builder(
     subject: x509.Name,
     issuer: x509.Name,
     public_key: ec.EllipticCurvePublicKey,
     not_before: datetime.datetime,
     not_after: datetime.datetime,
 ) -> x509.CertificateBuilder:
+    """What every certificate has: names, key, dates, a random serial number, and the key's identifier."""
     from cryptography import x509
 
     return (
@@ -249,9 +275,8 @@ def _builder(
     )
 
 
-def _key_usage(
-    *, digital_signature: bool = False, key_cert_sign: bool = False, crl_sign: bool = False
-) -> x509.KeyUsage:
+def key_usage(*, digital_signature: bool = False, key_cert_sign: bool = False, crl_sign: bool = False) -> x509.KeyUsage:
+    """The extension key usage (RFC 5280, section 4.2.1.3)."""
     from cryptography import x509
 
     return x509.KeyUsage(
@@ -267,13 +292,21 @@ def _key_usage(
     )
 
 
-def _signed(
-    builder: x509.CertificateBuilder, key: ec.EllipticCurvePrivateKey, signer: ec.EllipticCurvePrivateKey
-) -> Identity:
+def signed_certificate(unsigned: x509.CertificateBuilder, signer: ec.EllipticCurvePrivateKey) -> bytes:
+    """Sign it: the certificate in PEM."""
     from cryptography.hazmat.primitives import hashes, serialization
 
+    return unsigned.sign(signer, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
+
+
+def signed(
+    unsigned: x509.CertificateBuilder, key: ec.EllipticCurvePrivateKey, signer: ec.EllipticCurvePrivateKey
+) -> Identity:
+    """Sign the certificate for *key*."""
+    from cryptography.hazmat.primitives import serialization
+
     return Identity(
-        certificate_pem=builder.sign(signer, hashes.SHA256()).public_bytes(serialization.Encoding.PEM),
+        certificate_pem=signed_certificate(unsigned, signer),
         key_pem=key.private_bytes(
             serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
         ),

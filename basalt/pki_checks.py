@@ -6,6 +6,7 @@ Checked where they enter (a context, a node's bootstrap file), because TLS itsel
 from __future__ import annotations
 
 import datetime
+from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeVar
 
 from basalt.pki import CertificateError, clock, common_name, roles_of
@@ -26,39 +27,23 @@ def load_client_authorities(
     :param at: check that each is valid at this time; None where the clock itself is in doubt.
     :raises CertificateError: with every problem of every certificate.
     """
-    certificates, problems = _parse(pem)
-    for number, certificate in enumerate(certificates, start=1):
-        found = [*_key_problems(certificate), *_authority_problems(certificate), *_time_problems(certificate, at)]
-        problems += [_numbered(problem, number, len(certificates)) for problem in found]
-    if problems:
-        raise CertificateError(
-            f"cannot use the client authority in {source}",
-            problems,
-            remedy="`osctl context ca` prints the authority of the current context",
-        )
-    return certificates
+    remedy = "`osctl context ca` prints the authority of the current context"
+    return _load(pem, f"client authority in {source}", at, (_authority_problems, _client_authority_problems), remedy)
 
 
 def load_client_certificates(
     pem: bytes, source: str, *, at: datetime.datetime | None = None
 ) -> tuple[x509.Certificate, ...]:
-    """The client certificates in *pem*.
+    """The client certificates in *pem*. Parameters and errors as of :func:`load_client_authorities`."""
+    remedy = "make a new one with `osctl gen client --name NAME --role ROLE`"
+    return _load(pem, f"client certificate in {source}", at, (_client_problems,), remedy)
 
-    :param source: where *pem* came from, for the error.
-    :param at: check that each is valid at this time.
-    :raises CertificateError: with every problem of every certificate.
-    """
-    certificates, problems = _parse(pem)
-    for number, certificate in enumerate(certificates, start=1):
-        found = [*_key_problems(certificate), *_client_problems(certificate), *_time_problems(certificate, at)]
-        problems += [_numbered(problem, number, len(certificates)) for problem in found]
-    if problems:
-        raise CertificateError(
-            f"cannot use the client certificate in {source}",
-            problems,
-            remedy="make a new one with `osctl gen client --name NAME --role ROLE`",
-        )
-    return certificates
+
+def load_node_authorities(
+    pem: bytes, source: str, *, at: datetime.datetime | None = None
+) -> tuple[x509.Certificate, ...]:
+    """The node authorities in *pem*: what issuing certificates are signed by. As :func:`load_client_authorities`."""
+    return _load(pem, f"node authority in {source}", at, (_authority_problems, _server_authority_problems), "")
 
 
 def check_key(certificate: x509.Certificate, key_pem: bytes, source: str) -> None:
@@ -78,6 +63,23 @@ def check_key(certificate: x509.Certificate, key_pem: bytes, source: str) -> Non
         raise CertificateError(what, [reason]) from error
     if key.public_key() != certificate.public_key():
         raise CertificateError(what, [f"it does not belong to the certificate of {common_name(certificate)!r}"])
+
+
+def _load(
+    pem: bytes,
+    what: str,
+    at: datetime.datetime | None,
+    judges: tuple[Callable[[x509.Certificate], list[str]], ...],
+    remedy: str,
+) -> tuple[x509.Certificate, ...]:
+    certificates, problems = _parse(pem)
+    for number, certificate in enumerate(certificates, start=1):
+        found = [problem for judge in (_key_problems, *judges) for problem in judge(certificate)]
+        found += _time_problems(certificate, at)
+        problems += [_numbered(problem, number, len(certificates)) for problem in found]
+    if problems:
+        raise CertificateError(f"cannot use the {what}", problems, remedy=remedy)
+    return certificates
 
 
 def _parse(pem: bytes) -> tuple[tuple[x509.Certificate, ...], list[str]]:
@@ -120,6 +122,24 @@ def _authority_problems(certificate: x509.Certificate) -> list[str]:
     if usage is not None and not usage.key_cert_sign:
         problems.append("its key usage does not allow signing certificates")
     return problems
+
+
+def _client_authority_problems(certificate: x509.Certificate) -> list[str]:
+    from cryptography import x509
+
+    usage = _extension(certificate, x509.ExtendedKeyUsage)
+    if usage is not None and x509.oid.ExtendedKeyUsageOID.CLIENT_AUTH not in usage:
+        return ["its extended key usage lets it sign no client certificates; is it the node authority?"]
+    return []
+
+
+def _server_authority_problems(certificate: x509.Certificate) -> list[str]:
+    from cryptography import x509
+
+    usage = _extension(certificate, x509.ExtendedKeyUsage)
+    if usage is None or list(usage) != [x509.oid.ExtendedKeyUsageOID.SERVER_AUTH]:
+        return ["its extended key usage is not exactly serverAuth; is it the client authority?"]
+    return []
 
 
 def _client_problems(certificate: x509.Certificate) -> list[str]:

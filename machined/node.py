@@ -16,13 +16,14 @@ from typing import TYPE_CHECKING, Any
 
 from basalt.config.documents import Configuration
 from basalt.errors import BasaltError
+from basalt.pki import SERVER_NAME
 from machined import bootstrap, identity, paths, power, storage
 from machined.audit import AuditLog
 from machined.bootentry import BootEntryReconciler
 from machined.configuration import ConfigurationOwner
 from machined.console import Console
 from machined.containerd import ContainersReconciler
-from machined.gateway.trust import CONFIGURED, FIRST_CONTACT, LOCKED, Trust, write_trust
+from machined.gateway.trust import CONFIGURED, FIRST_CONTACT, LOCKED, ServerIdentity, Trust, write_trust
 from machined.generations import GenerationStore
 from machined.image import read_image
 from machined.network.names import write_names
@@ -301,12 +302,8 @@ class Node:
 
     def publish_trust(self) -> None:
         """Tell the gateway who the node is, whom it trusts and in which mode it is."""
-        trust = Trust(
-            self.mode,
-            self.identity.key_pem.decode(),
-            self.identity.certificate_pem.decode(),
-            self.authority.pem.decode(),
-        )
+        own = ServerIdentity(SERVER_NAME, self.identity.key_pem.decode(), self.identity.certificate_pem.decode())
+        trust = Trust(self.mode, (own,), self.authority.pem.decode())
         write_trust(self.paths.gateway_trust, trust, group=paths.UID_GATEWAY if os.geteuid() == 0 else None)
 
     # --- tasks of the end

@@ -86,6 +86,7 @@ class Client:
         self._system = stubs.SystemServiceStub(channel)
         self._config = stubs.ConfigServiceStub(channel)
         self._network = stubs.NetworkServiceStub(channel)
+        self._identity = stubs.IdentityServiceStub(channel)
         self._services = stubs.ServiceServiceStub(channel)
         self._logs = stubs.LogServiceStub(channel)
 
@@ -180,6 +181,21 @@ class Client:
     def provenance(self) -> api.ProvenanceResponse:
         """Where configuration and client authority came from, and what came of every place that was asked."""
         return self._call("ConfigService/Provenance", self._config.Provenance, api.ProvenanceRequest())
+
+    def identity(self) -> api.GetIdentityResponse:
+        """The certificates that the node shows, and its request for an issuing certificate."""
+        return self._call("IdentityService/GetIdentity", self._identity.GetIdentity, api.GetIdentityRequest())
+
+    def enroll(self, issuer_certificate_pem: bytes) -> api.EnrollResponse:
+        """Give the node the issuing certificate that a node authority signed for its request."""
+        request = api.EnrollRequest(issuer_certificate=issuer_certificate_pem)
+        return self._call("IdentityService/Enroll", self._identity.Enroll, request)
+
+    def audit(self, *, follow: bool = False, tail: int = 0) -> Iterator[api.AuditRecord]:
+        """Who did what, the oldest first; 0 *tail* is everything kept. With *follow* it goes on as in :meth:`logs`."""
+        request = api.AuditRequest(follow=follow, tail_records=tail)
+        for response in self._stream("IdentityService/Audit", self._identity.Audit, request):
+            yield from response.records
 
     def services(self) -> api.ListServicesResponse:
         return self._call("ServiceService/ListServices", self._services.ListServices, api.ListServicesRequest())

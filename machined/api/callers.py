@@ -27,9 +27,11 @@ class ApiCaller(Struct, frozen=True):
     """The verified caller of one call."""
 
     name: str
-    serial: str
+    serial: str  # lower-case hex
     address: str
     request_id: str
+    roles: tuple[str, ...] = ()
+    certificate_pem: bytes = b""
 
 
 async def caller_of(context: grpc.aio.ServicerContext[Any, Any]) -> ApiCaller:
@@ -43,7 +45,13 @@ async def caller_of(context: grpc.aio.ServicerContext[Any, Any]) -> ApiCaller:
         str(metadata.get(relay.SERIAL, "")),
         str(metadata.get(relay.ADDRESS, "")),
         str(metadata.get(relay.REQUEST_ID, "")),
+        tuple(role for role in str(metadata.get(relay.ROLES, "")).split(",") if role),
+        _bytes(metadata.get(relay.CERTIFICATE)),
     )
+
+
+def _bytes(value: object) -> bytes:
+    return value if isinstance(value, bytes) else b""
 
 
 def status_of(error: BasaltError | OSError) -> grpc.StatusCode:

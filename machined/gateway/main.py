@@ -50,7 +50,8 @@ def _configuration(trust: Trust) -> grpc.ServerCertificateConfiguration:
     """gRPC's form of *trust*. Without an authority no client certificate can be verified, so every handshake fails: locked."""
     authorities = trust.client_authorities.encode() or None
     return grpc.ssl_server_certificate_configuration(
-        [(trust.key.encode(), trust.certificate.encode())], root_certificates=authorities
+        [(shown.key.encode(), shown.certificate_chain.encode()) for shown in trust.identities],
+        root_certificates=authorities,
     )
 
 

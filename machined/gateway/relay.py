@@ -26,6 +26,7 @@ from machined.gateway.trust import LOCKED, TrustFile
 IDENTITY = "basalt-identity-bin"
 ROLES = "basalt-roles"
 SERIAL = "basalt-serial"
+CERTIFICATE = "basalt-certificate-bin"  # PEM
 ADDRESS = "basalt-address"
 REQUEST_ID = "basalt-request-id"
 
@@ -93,7 +94,7 @@ class Relay(_Handler):
         if verdict is not Verdict.ALLOWED:
             await context.abort(_STATUS[verdict], explain(verdict, rule, caller.roles))
         await self._machined_is_there()
-        return metadata_for(caller, context.peer(), request_id)
+        return metadata_for(caller, certificates[0], context.peer(), request_id)
 
     async def _machined_is_there(self) -> None:
         """Wait a little for machined; what the call then finds is the call's own answer."""
@@ -162,12 +163,13 @@ class Relay(_Handler):
         return relay
 
 
-def metadata_for(caller: Caller, peer: str, request_id: str) -> _Metadata:
+def metadata_for(caller: Caller, certificate_pem: bytes, peer: str, request_id: str) -> _Metadata:
     """What machined is told about a call."""
     return (
         (IDENTITY, caller.name.encode()),
         (ROLES, ",".join(sorted(caller.roles))),
         (SERIAL, caller.serial),
+        (CERTIFICATE, certificate_pem),
         (ADDRESS, address_of(peer)),
         (REQUEST_ID, request_id),
     )

@@ -7,10 +7,11 @@ gateway's group may read, and holds the one secret that the gateway needs, the n
 
 from __future__ import annotations
 
-import json
 import os
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
+
+import msgspec
 
 from basalt.errors import BasaltError
 from basalt.files import write_atomic
@@ -23,13 +24,22 @@ FILE_MODE = 0o640  # root writes, the gateway's group reads
 
 
 @dataclass(frozen=True)
+class ServerIdentity:
+    """What the gateway shows to clients that ask for *server_name* (TLS SNI)."""
+
+    server_name: str
+    key: str = field(repr=False)  # PEM
+    certificate_chain: str  # PEM, the gateway's own first
+
+
+@dataclass(frozen=True)
 class Trust:
-    """Whom the gateway is and whom it listens to. Certificates and keys are PEM."""
+    """Whom the gateway is and whom it listens to."""
 
     mode: str
-    key: str = field(repr=False)
-    certificate: str
-    client_authorities: str  # one or more certificates; empty when locked
+    identities: tuple[ServerIdentity, ...]  # the first is shown to clients that ask for none of the names
+    client_authorities: str  # PEM, one or more certificates; empty when locked
+    revoked: tuple[str, ...] = ()  # serial numbers of client certificates, lower-case hex without leading zeros
 
 
 def write_trust(path: Path, trust: Trust, *, group: int | None) -> None:
@@ -43,7 +53,7 @@ def write_trust(path: Path, trust: Trust, *, group: int | None) -> None:
         os.chown(directory, 0, group)
     staged = directory / f".{path.name}.staged"
     # Owner and mode must be right before the name appears, or the gateway could find a file that it cannot read.
-    write_atomic(staged, json.dumps(asdict(trust)).encode(), mode=FILE_MODE)
+    write_atomic(staged, msgspec.json.encode(trust), mode=FILE_MODE)
     if group is not None:
         os.chown(staged, 0, group)
     staged.rename(path)
@@ -55,8 +65,8 @@ def parse_trust(data: bytes) -> Trust:
     :raises BasaltError: it is not what machined writes.
     """
     try:
-        return Trust(**json.loads(data))
-    except (ValueError, TypeError) as error:
+        return msgspec.json.decode(data, type=Trust)
+    except msgspec.MsgspecError as error:
         raise BasaltError("cannot read what machined says about trust", why=str(error)) from error
 
 

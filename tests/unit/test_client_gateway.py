@@ -22,7 +22,7 @@ from basalt.machine.v1 import machine_pb2 as api
 from basalt.roles import Role
 from machined.gateway import relay
 from machined.gateway.main import Gateway
-from machined.gateway.trust import CONFIGURED, FIRST_CONTACT, LOCKED, Trust, TrustFile, write_trust
+from machined.gateway.trust import CONFIGURED, FIRST_CONTACT, LOCKED, ServerIdentity, Trust, TrustFile, write_trust
 from tests.unit.fake_node import DAY, Authority
 
 
@@ -45,10 +45,11 @@ def gateway(
     directory: Path, mode: str, authorities: bytes, server: pki.Identity, *, machined: bool = True
 ) -> Iterator[Endpoint]:
     """A running gateway in a loop of its own, with a stand-in for machined behind it or nothing."""
+    own = ServerIdentity(pki.SERVER_NAME, server.key_pem.decode(), server.certificate_pem.decode())
     trust = TrustFile(directory / "gateway" / "trust.json")
     write_trust(
         directory / "gateway" / "trust.json",
-        Trust(mode, server.key_pem.decode(), server.certificate_pem.decode(), authorities.decode()),
+        Trust(mode, (own,), authorities.decode()),
         group=None,
     )
     trust.refresh()

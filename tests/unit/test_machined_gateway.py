@@ -25,7 +25,7 @@ from basalt.roles import Role, permitted
 from machined.gateway.authorise import Rule, Verdict, contract, decide, rules_of
 from machined.gateway.main import Gateway
 from machined.gateway.relay import RESTARTING, address_of
-from machined.gateway.trust import CONFIGURED, FIRST_CONTACT, LOCKED, Trust, TrustFile, write_trust
+from machined.gateway.trust import CONFIGURED, FIRST_CONTACT, LOCKED, ServerIdentity, Trust, TrustFile, write_trust
 
 DAY = datetime.timedelta(days=1)
 NOW = datetime.datetime.now(datetime.UTC)
@@ -41,6 +41,10 @@ def authority() -> pki.Identity:
 @pytest.fixture(scope="module")
 def server() -> pki.Identity:
     return pki.make_server_identity("node-1", NOW - DAY)
+
+
+def shown(server: pki.Identity, name: str = pki.SERVER_NAME) -> ServerIdentity:
+    return ServerIdentity(name, server.key_pem.decode(), server.certificate_pem.decode())
 
 
 def with_usage(
@@ -162,9 +166,7 @@ def play(tmp_path: Path, authority: pki.Identity, server: pki.Identity) -> Play:
         async def body() -> None:
             trusted = authority.certificate_pem.decode() if authorities is None else authorities
             path = tmp_path / "gateway" / "trust.json"
-            write_trust(
-                path, Trust(mode, server.key_pem.decode(), server.certificate_pem.decode(), trusted), group=None
-            )
+            write_trust(path, Trust(mode, (shown(server),), trusted), group=None)
             trust_file = TrustFile(path)
             trust_file.refresh()
             stand_in = StandIn()
@@ -388,7 +390,7 @@ def test_new_trust_takes_effect_without_a_restart(play: Play, authority: pki.Ide
             both = authority.certificate_pem.decode() + successor.certificate_pem.decode()
             write_trust(
                 world.trust_path,
-                Trust(CONFIGURED, server.key_pem.decode(), server.certificate_pem.decode(), both),
+                Trust(CONFIGURED, (shown(server),), both),
                 group=None,
             )
             assert await standing.unary_unary(VERSION)(
@@ -449,7 +451,7 @@ def test_a_method_without_a_role_is_closed_to_everybody() -> None:
 
 def test_trust_file_survives_garbage_and_keeps_the_key_to_itself(tmp_path: Path) -> None:
     path = tmp_path / "gateway" / "trust.json"
-    trust = Trust(CONFIGURED, "key", "certificate", "authorities")
+    trust = Trust(CONFIGURED, (ServerIdentity("basalt-node", "key", "certificate"),), "authorities", ("4a1f",))
     write_trust(path, trust, group=None)
     assert oct(path.stat().st_mode & 0o777) == oct(0o640)
     file = TrustFile(path)
