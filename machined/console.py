@@ -53,3 +53,11 @@ class Console:
     def version(self, version: str) -> None:
         """The version of the running image."""
         self.say(f"version {version}")
+
+    def trial_began(self, generation: int, left_s: float) -> None:
+        """A configuration is in force that is taken back unless somebody confirms it."""
+        self.say(f"configuration {generation} is on trial for {left_s:.0f} s")
+
+    def trial_ended(self, generation: int, reason: str) -> None:
+        """A configuration on trial was taken back."""
+        self.say(f"configuration {generation} was taken back: {reason}")

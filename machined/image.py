@@ -29,6 +29,14 @@ def read_image(path: Path) -> Image:
         return Image("unknown", "unknown", "unknown", 0)
 
 
+def read_boot_id(proc: Path) -> str:
+    """What tells this boot from all others (random(4)); empty where the kernel does not say."""
+    try:
+        return (proc / "sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    except OSError:
+        return ""
+
+
 def root_hash(command_line: str) -> str:
     """The dm-verity root hash in ``dm-mod.create=``; empty when the root is not verified."""
     found = _ROOT_HASH.search(command_line)

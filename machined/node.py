@@ -20,19 +20,22 @@ from basalt.pki import SERVER_NAME
 from machined import bootstrap, identity, paths, power, storage
 from machined.audit import AuditLog
 from machined.bootentry import BootEntryReconciler
-from machined.configuration import ConfigurationOwner
+from machined.configuration import ConfigurationOwner, Requester
 from machined.console import Console
 from machined.containerd import ContainersReconciler
+from machined.effects import Circumstances
 from machined.gateway.trust import CONFIGURED, FIRST_CONTACT, LOCKED, ServerIdentity, Trust, write_trust
 from machined.generations import GenerationStore
-from machined.image import read_image
+from machined.image import read_boot_id, read_image
 from machined.network.names import write_names
 from machined.reconcile import CONVERGED, Board, Reconciler, State, Status, failed, failed_by
+from machined.redaction import RedactionKey
 from machined.s6 import Supervisor
 from machined.sequences import boottime_usec
 from machined.services import find
 from machined.stages import Stages
 from machined.timesync import TimeReconciler
+from machined.trialwatch import TrialWatch
 from machined.watchdog import Watchdog
 
 if TYPE_CHECKING:
@@ -76,6 +79,13 @@ class Node:
             GenerationStore(where.configurations),
             before_first=self._pin_authority,
             on_change=self._configuration_changed,
+            survey=self._survey,
+            reboot=lambda: self.stop_soon(power.REBOOT),
+            redaction_key=RedactionKey(where.redaction_key),
+            boot_id=lambda: read_boot_id(where.proc),
+        )
+        self.trial_watch = TrialWatch(
+            self.configuration, self.board, self.console, api_answers=lambda: self.api_answers
         )
         self.network: NetworkReconciler | None = None
         self.data_settled = False  # DATA is mounted, or it is known that it cannot be
@@ -215,7 +225,9 @@ class Node:
 
     async def load_configuration(self) -> None:
         """Take up the configuration on STATE."""
-        self.board.post("configuration", self.configuration.load())
+        self.configuration.load()
+        self.trial_watch.post()
+        self.spawn(self.trial_watch.run(), "trial")
         self._write_names()
         self.publish_trust()
 
@@ -290,10 +302,15 @@ class Node:
         bootstrap.pin(self.paths, self.authority.pem)
 
     def _configuration_changed(self, _: Configuration) -> None:
-        self.board.post("configuration", CONVERGED)
+        self.trial_watch.post()
         self._write_names()
         self.publish_trust()
-        self.trigger("network", "time")
+        self.trigger(*self._reconcilers)
+
+    async def _survey(self, requester: Requester) -> Circumstances:
+        from machined.survey import survey
+
+        return await survey(self.paths, requester, self.authority.pem)
 
     def _write_names(self) -> None:
         write_names(self.paths.etc, self.hostname, self.identity.machine_id)

@@ -64,7 +64,7 @@ GROW_BYTES_MIN = 16 * 1024 * 1024  # a tail smaller than this is not worth touch
 ALIGN_BYTES = 1024 * 1024
 
 # --- limits ---------------------------------------------------------------------------------------------------------------------
-GENERATIONS_KEPT = 2
+GENERATIONS_KEPT = 10  # a few kilobytes each; enough to go back past an afternoon of attempts
 LOG_FILE_BYTES = 1024 * 1024
 LOG_FILES = 4  # rotated files per service, beside the current one
 AUDIT_FILE_BYTES = 1024 * 1024
@@ -94,6 +94,7 @@ class Paths:
         self.identity = self.state / "identity"
         self.trust = self.state / "trust"
         self.configurations = self.state / "config"
+        self.redaction_key = self.configurations / "redaction-key"
         self.clock = self.state / "clock"  # its mtime is the last known time
         # DATA
         self.data = base / "var"

@@ -60,10 +60,20 @@ def failed_by(error: BasaltError | OSError, remedy: str = "") -> Status:
 
 
 class Entry(Struct, frozen=True):
-    """A concern's status and since when it has been so (seconds since the epoch)."""
+    """A concern's status and since when it has been so (seconds since the epoch).
+
+    *failures*: looks in a row that failed. *due*: when it looks again by itself (time.monotonic); None when it does not.
+    """
 
     status: Status
     since: float
+    failures: int = 0
+    due: float | None = None
+
+    @property
+    def next_look_s(self) -> float:
+        """Seconds until the next look, events aside; 0 when there is none to come."""
+        return max(0.0, self.due - time.monotonic()) if self.due is not None else 0.0
 
 
 class Board:
@@ -73,14 +83,19 @@ class Board:
         self._clock = clock
         self._entries: dict[str, Entry] = {}
 
-    def post(self, concern: str, status: Status) -> None:
-        """Record *status*; *since* moves only when the state or its reason changes. Changes are logged."""
+    def post(
+        self, concern: str, status: Status, *, failures: int = 0, due: float | None = None, same: bool = False
+    ) -> None:
+        """Record *status*; *since* moves only when the state or its reason changes. Changes are logged.
+
+        :param same: the reason says what it said before, in words that change by themselves (a time that runs down).
+        """
         entry = self._entries.get(concern)
-        if entry is not None and entry.status == status:
-            return
-        same_state = entry is not None and (entry.status.state, entry.status.reason) == (status.state, status.reason)
-        self._entries[concern] = Entry(status, entry.since if entry and same_state else self._clock())
-        if not same_state:
+        unchanged = entry is not None and entry.status.state is status.state
+        unchanged = unchanged and entry is not None and (same or entry.status.reason == status.reason)
+        since = entry.since if entry is not None and unchanged else self._clock()
+        self._entries[concern] = Entry(status, since, failures, due)
+        if not unchanged:
             print(f"{concern}: {status.state.value}{f': {status.reason}' if status.reason else ''}", flush=True)
 
     def entries(self) -> dict[str, Entry]:
@@ -132,12 +147,12 @@ class Reconciler:
             self._wanted.clear()
             self._begun += 1
             status = await self._look()
-            self._board.post(self.concern, status)
+            failures = failures + 1 if status.state is State.FAILED else 0
+            pause = min(RETRY_FIRST_S * 2 ** (failures - 1), RETRY_LONGEST_S) if failures else self._every_s
+            self._board.post(self.concern, status, failures=failures, due=time.monotonic() + pause)
             async with self._passed:
                 self._done = self._begun
                 self._passed.notify_all()
-            failures = failures + 1 if status.state is State.FAILED else 0
-            pause = min(RETRY_FIRST_S * 2 ** (failures - 1), RETRY_LONGEST_S) if failures else self._every_s
             try:
                 async with asyncio.timeout(pause):
                     await self._wanted.wait()

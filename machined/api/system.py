@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import time
 from typing import TYPE_CHECKING, Any
 
 import grpc.aio
@@ -47,7 +48,7 @@ class SystemApi(stubs.SystemServiceServicer):
             slot=image.slot_of(node.storage.root_label),
             node_id=node.identity.node_id,
             fingerprint=node.identity.fingerprint,
-            boot_id=(proc / "sys/kernel/random/boot_id").read_text(encoding="ascii").strip(),
+            boot_id=image.read_boot_id(proc),
             boot_stages=[
                 pb.BootStage(name=stage.name, start_usec=stage.start_usec, duration_usec=stage.duration_usec)
                 for stage in node.stages.all
@@ -72,6 +73,8 @@ class SystemApi(stubs.SystemServiceServicer):
                     reason=entry.status.reason,
                     remedy=entry.status.remedy,
                     since_unix=int(entry.since),
+                    failures=entry.failures,
+                    next_look_s=entry.next_look_s,
                 )
                 for name, entry in node.board.entries().items()
             ],
@@ -82,6 +85,8 @@ class SystemApi(stubs.SystemServiceServicer):
             memory_total_bytes=memory.get("MemTotal", 0),
             memory_available_bytes=memory.get("MemAvailable", 0),
             uptime_s=float((node.paths.proc / "uptime").read_text(encoding="ascii").split()[0]),
+            trial_left_s=node.configuration.trial_left_s,
+            clock_unix=int(time.time()),
         )
 
     async def Reboot(  # noqa: N802

@@ -81,7 +81,7 @@ def test_half_written_configuration_falls_back_to_the_generation_before(node: No
     document = tmp_path / "second.yaml"
     document.write_text("apiVersion: basalt.dev/v1alpha1\nkind: MachineConfig\nhostname: second\n")
     node.osctl("apply-config", "-f", document)
-    newest = max(name for name in node.fault(list="/state/config")["names"] if not name.startswith("."))
+    newest = max(name for name in node.fault(list="/state/config")["names"] if name[0].isdigit())
     node.fault(write=f"/state/config/{newest}", text="\x00")
     node.restart()
     status = node.ask("status")

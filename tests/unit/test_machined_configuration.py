@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from basalt.config import ConfigError, Configuration, parse
 from basalt.errors import BasaltError
-from machined.configuration import ConfigurationOwner, ConflictError, describe
+from machined.configuration import Applied, ConfigurationOwner, ConflictError, Requester, Wish
+from machined.effects import describe
 from machined.generations import GenerationStore
 from machined.reconcile import State
 
@@ -25,8 +27,11 @@ def owner(directory: Path) -> ConfigurationOwner:
     return made
 
 
-def apply(target: ConfigurationOwner, text: bytes, **more: object) -> object:
-    return asyncio.run(target.apply(text, "node.yaml", applied_by="ada", **more))  # type: ignore[arg-type]
+ADA = Requester("ada")
+
+
+def apply(target: ConfigurationOwner, text: bytes, **wish: Any) -> Applied:
+    return asyncio.run(target.apply(text, "node.yaml", ADA, Wish(**wish)))
 
 
 def files(directory: Path) -> dict[str, bytes]:
@@ -44,14 +49,14 @@ def test_an_apply_stands_after_a_restart(tmp_path: Path) -> None:
     assert b"hostname: alpha" in shown.documents
 
 
-def test_two_generations_are_kept(tmp_path: Path) -> None:
+def test_ten_generations_are_kept(tmp_path: Path) -> None:
     target = owner(tmp_path)
-    for name in ("a", "b", "c"):
-        apply(target, document(name))
-    assert target.kept == (2, 3)
-    assert b"hostname: b" in target.show(2).documents
-    with pytest.raises(BasaltError, match="kept are: 2, 3"):
-        target.show(1)
+    for at in range(1, 13):
+        apply(target, document(f"n{at}"))
+    assert target.kept == tuple(range(3, 13))
+    assert b"hostname: n3" in target.show(3).documents
+    with pytest.raises(BasaltError, match="kept are: 3, 4"):
+        target.show(2)
 
 
 def test_the_same_again_makes_no_generation(tmp_path: Path) -> None:
@@ -71,7 +76,7 @@ def test_a_dry_run_changes_nothing_and_says_what_it_would(tmp_path: Path) -> Non
     before = files(tmp_path)
     seen: list[Configuration] = []
     target._on_change = seen.append
-    done = asyncio.run(target.apply(document("beta"), "n", applied_by="ada", dry_run=True))
+    done = apply(target, document("beta"), dry_run=True)
     assert done.actions == ("set the hostname to beta",)
     assert "-hostname: alpha\n+hostname: beta" in done.diff
     assert (files(tmp_path), target.number, seen) == (before, 1, [])
@@ -105,7 +110,7 @@ def test_concurrent_applies_come_one_after_the_other(tmp_path: Path) -> None:
     target = owner(tmp_path)
 
     async def many() -> list[int]:
-        done = await asyncio.gather(*(target.apply(document(f"n{at}"), "n", applied_by="ada") for at in range(8)))
+        done = await asyncio.gather(*(target.apply(document(f"n{at}"), "n", ADA) for at in range(8)))
         return sorted(entry.generation for entry in done)
 
     assert asyncio.run(many()) == list(range(1, 9))
@@ -148,7 +153,7 @@ def test_a_state_that_cannot_be_written_changes_nothing(tmp_path: Path) -> None:
     def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
-    target._store.write = full  # type: ignore[method-assign, assignment]
+    target._standing.store.write = full  # type: ignore[method-assign, assignment]
     with pytest.raises(OSError, match="No space"):
         apply(target, document("beta"))
     assert target.number == 1
