@@ -14,11 +14,10 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 import msgspec
-from msgspec import inspect
 
 from basalt.config.documents import Configuration
-from basalt.config.types import fields_of, plain
-from basalt.config.values import REDACTED, SECRET
+from basalt.config.types import List, Part, Shape, Table, Text, fields_of, may_be_secret
+from basalt.config.values import REDACTED
 
 # What stands for a secret: REDACTED, or that with a tag. No secret may read like this.
 PLACEHOLDER = re.compile(r"\[redacted(?: ([^\]]*))?\]")
@@ -62,19 +61,24 @@ def _tag(secret: str, key: bytes) -> str:
 
 def redact_struct(value: _Kind, mask: Callable[[str], str]) -> _Kind:
     """A copy of *value* in which *mask* replaced every text whose type is marked as a secret."""
-    changes = {field.name: _masked(getattr(value, field.name), field.type, mask) for field in fields_of(type(value))}
+    changes = {
+        field.name: _masked(getattr(value, field.name), field.shape, mask)
+        for field in fields_of(type(value)).values()
+        if may_be_secret(field.shape)
+    }
     return msgspec.structs.replace(value, **changes)
 
 
-def _masked(value: Any, annotated: inspect.Type, mask: Callable[[str], str]) -> Any:
-    kind, extra = plain(annotated)
-    match value:
-        case msgspec.Struct():
+def _masked(value: Any, shape: Shape, mask: Callable[[str], str]) -> Any:
+    if value is None:
+        return None
+    match shape:
+        case Part():
             return redact_struct(value, mask)
-        case tuple() if isinstance(kind, inspect.VarTupleType):
-            return tuple(_masked(item, kind.item_type, mask) for item in value)
-        case dict() if isinstance(kind, inspect.DictType):
-            return {name: _masked(item, kind.value_type, mask) for name, item in value.items()}
-        case str() if extra.get(SECRET):
+        case List():
+            return tuple(_masked(item, shape.item, mask) for item in value)
+        case Table():
+            return {name: _masked(item, shape.value, mask) for name, item in value.items()}
+        case Text(secret=True):
             return mask(value)
     return value

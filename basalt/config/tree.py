@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 import yaml
 
-from basalt.config.problems import Position, Problem
+from basalt.config.problems import Position
 
 # Both bounds are far above any real configuration and keep what a stranger's bytes can cost small.
 MAX_SIZE_BYTES = 1 << 20
@@ -52,6 +52,15 @@ class Mapping(msgspec.Struct, frozen=True):
 Node = Scalar | Sequence | Mapping
 
 
+class Note(msgspec.Struct, frozen=True):
+    """Something that is wrong with the YAML itself."""
+
+    position: Position
+    path: Path
+    found: str
+    allowed: str = ""
+
+
 def format_path(path: Path) -> str:
     """``$.links[0].mtu``; a name that is no plain word is quoted."""
     parts = []
@@ -70,18 +79,18 @@ class _Halt(Exception):  # noqa: N818 - not an error: it unwinds the reader afte
 
 
 class _Reader:
-    """Builds trees from events. Problems that leave the structure readable are noted and reading goes on."""
+    """Builds trees from events. Problems that leave the structure readable are noted and reading goes on.
 
-    def __init__(self, text: str, source: str) -> None:
-        self.source = source
-        self.problems: list[Problem] = []
+    Notes do not repeat what was written: nobody knows here whether it was meant to be a secret.
+    """
+
+    def __init__(self, text: str) -> None:
+        self.notes: list[Note] = []
         self.text = text
         self.events: Iterator[Any] = yaml.parse(text, Loader=_Loader)
 
     def note(self, position: Position, path: Path, found: str, allowed: str = "") -> None:
-        self.problems.append(
-            Problem(source=self.source, position=position, path=format_path(path), found=found, allowed=allowed)
-        )
+        self.notes.append(Note(position, path, found, allowed))
 
     def next(self) -> tuple[Any, Position]:
         event = next(self.events)
@@ -113,16 +122,13 @@ class _Reader:
             self.note(position, path, f"nested deeper than {MAX_DEPTH} levels")
             raise _Halt
         if isinstance(event, yaml.AliasEvent):
-            self.note(position, path, f"alias '*{event.anchor}'", "the value itself; aliases are not supported")
+            self.note(position, path, "an alias", "the value itself, in quotes where it begins with '*'")
             return Scalar(position, "", True)
         if event.anchor is not None:
-            self.note(position, path, f"anchor '&{event.anchor}'", "no anchors; aliases are not supported")
+            self.note(position, path, "an anchor", "the value alone, in quotes where it begins with '&'")
         if event.tag is not None:
             self.note(
-                position,
-                path,
-                f"tag {event.tag.replace('tag:yaml.org,2002:', '!!')}",
-                "no tags; the field decides the type",
+                position, path, "a tag", "the value alone, in quotes where it begins with '!'; the field has a type"
             )
         if isinstance(event, yaml.ScalarEvent):
             return Scalar(position, event.value, event.style in (None, ""))
@@ -156,23 +162,22 @@ class _Reader:
                 entries[name] = (key, value)
 
 
-def read(data: bytes, source: str) -> tuple[list[Node], list[Problem]]:
-    """The documents in *data*, and every problem of the YAML itself.
+def read(data: bytes) -> tuple[list[Node], list[Note]]:
+    """The documents in *data*, and what is wrong with the YAML itself.
 
     After a syntax error the documents before it are still returned, so that their problems can be told as well.
     """
     start = Position(1, 1)
     if len(data) > MAX_SIZE_BYTES:
-        found = f"{len(data)} bytes"
-        return [], [Problem(source=source, position=start, path="$", found=found, allowed=f"at most {MAX_SIZE_BYTES}")]
+        return [], [Note(start, (), f"{len(data)} bytes", f"at most {MAX_SIZE_BYTES}")]
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         before = error.object[: error.start].decode("utf-8", "replace")
         found = f"byte 0x{error.object[error.start]:02x}, which is not UTF-8"
-        return [], [Problem(source=source, position=_position_after(before), path="$", found=found, allowed="UTF-8")]
-    reader = _Reader(text, source)
-    return reader.documents(), reader.problems
+        return [], [Note(_position_after(before), (), found, "UTF-8")]
+    reader = _Reader(text)
+    return reader.documents(), reader.notes
 
 
 def _position_after(text: str) -> Position:

@@ -108,16 +108,16 @@ def test_every_problem_of_every_document_is_told_at_once() -> None:
     )
     assert problems(text) == [
         f"2:7: $.kind: found MachineConfg; did you mean 'MachineConfig'?; allowed: {' or '.join(KINDS)}",
-        "5:1: $.hostname: hostname is missing; "
+        "5:1: MachineConfig: $.hostname: hostname is missing; "
         "allowed: 1 to 63 letters, digits and '-', neither first nor last a '-' (RFC 1123)",
-        "7:1: $.host_name: unknown field 'host_name'; did you mean 'hostname'?; "
+        "7:1: MachineConfig: $.host_name: unknown field 'host_name'; did you mean 'hostname'?; "
         "allowed: apiVersion, hostname, labels, topology, sysctls, modules, watchdog, logging",
-        "8:9: $.labels: found a list; allowed: a mapping, each name a name of 1 to 63 letters, digits, '-', '_', '.', "
+        "8:9: MachineConfig: $.labels: found a list; allowed: a mapping, each name a name of 1 to 63 letters, digits, '-', '_', '.', "
         "alone or after a domain and '/'",
-        "13:10: $.links[0].dhcp4: found yes; allowed: true or false",
-        "14:3: $.links[0].mtuu: unknown field 'mtuu'; did you mean 'mtu'?; "
+        "13:10: NetworkConfig: $.links[0].dhcp4: found yes; allowed: true or false",
+        "14:3: NetworkConfig: $.links[0].mtuu: unknown field 'mtuu'; did you mean 'mtu'?; "
         "allowed: name, match, vlan, bond, bridge, wireguard, up, mtu, dhcp4, dhcp6, slaac, addresses, routes",
-        "16:15: $.links[1].addresses[0]: found 10.0.0.1: its prefix length is missing (for example 10.0.0.1/24); "
+        "16:15: NetworkConfig: $.links[1].addresses[0]: found 10.0.0.1: its prefix length is missing (for example 10.0.0.1/24); "
         "allowed: an IPv4 or IPv6 address with its prefix length",
     ]
 
@@ -129,7 +129,7 @@ def test_problems_are_fields_for_a_program() -> None:
         {
             "source": "node.yaml",
             "position": {"line": 4, "column": 21},
-            "path": "$.links[0].mtu",
+            "path": "NetworkConfig: $.links[0].mtu",
             "found": "found 1",
             "allowed": "a whole number from 68 to 65536",
             "nearest": "",
@@ -159,7 +159,7 @@ def test_problems_are_fields_for_a_program() -> None:
         ("match: {mac: '53:54:00:12:34:56'}", "it is a group address"),
         (
             "mtu: 1000, addresses: ['2001:db8::1/64']",
-            "found 1000 on a link with an IPv6 address; allowed: at least 1280",
+            "found 1000 on a link with IPv6; allowed: at least 1280",
         ),
         ("routes: [{to: default}]", "routes[0]: a default route without a gateway"),
         ("routes: [{to: 10.1.2.3/8}]", "the network is 10.0.0.0/8"),
@@ -204,17 +204,26 @@ def test_link_is_accepted(fields: str) -> None:
         ("kind: MachineConfig\nhostname: a\n", "apiVersion is missing"),
         ("apiversion: basalt.dev/v1alpha1\nkind: TimeConfig\n", "missing (is 'apiversion' meant to be it?)"),
         ("apiVersion: basalt.dev/v1\nkind: TimeConfig\n", "did you mean 'basalt.dev/v1alpha1'?"),
-        (f"{MACHINE}---\n{MACHINE}", "6:7: $.kind: a second MachineConfig; allowed: one; the first stands in line 2"),
-        (f"{MACHINE}hostname: b\n", "4:1: $.hostname: 'hostname' again; allowed: each name once; it stands in line 3"),
+        (
+            f"{MACHINE}---\n{MACHINE}",
+            "6:7: MachineConfig: $.kind: a second MachineConfig; allowed: one; the first stands in line 2",
+        ),
+        (
+            f"{MACHINE}hostname: b\n",
+            "4:1: MachineConfig: $.hostname: 'hostname' again; allowed: each name once; it stands in line 3",
+        ),
         (f"{MACHINE}\tlabels: a\n", "4:1: $: a tab; allowed: spaces"),
         (f"{MACHINE}labels: @a\n", "4:9: $: '@' at the beginning of a value; allowed: the value in quotes"),
         (f"{MACHINE}labels: {{a: b\n\n", "which began in line 4"),
-        (f"{MACHINE}labels: &a {{}}\n", "4:9: $.labels: anchor '&a'"),
-        (f"{MACHINE}labels: {{a: *b}}\n", "4:13: $.labels.a: alias '*b'"),
-        (f"{MACHINE}labels: !!python/object:os.system {{}}\n", "tag !!python/object:os.system"),
+        (f"{MACHINE}labels: &a {{}}\n", "4:9: MachineConfig: $.labels: an anchor"),
+        (f"{MACHINE}labels: {{a: *b}}\n", "4:13: MachineConfig: $.labels.a: an alias"),
+        (f"{MACHINE}labels: !!python/object:os.system {{}}\n", "4:9: MachineConfig: $.labels: a tag"),
         (f"{MACHINE}labels: {{? [a] : b}}\n", "a list or mapping as a name"),
         (f"{MACHINE}labels: {{a: \x07}}\n", "4:13: $: the character U+0007"),
-        (f"{MACHINE}labels: {{-a: b}}\n", "4:10: $.labels['-a']: found the text '-a': it is no name of a label"),
+        (
+            f"{MACHINE}labels: {{-a: b}}\n",
+            "4:10: MachineConfig: $.labels['-a']: found the text '-a': it is no name of a label",
+        ),
         (f"{MACHINE}labels: {{a: ''}}\nx: {'y' * 99}", "unknown field 'x'"),
         (f"{HEAD}kind: MachineConfig\nhostname: {'y' * 99}\n", f"found {'y' * 57}...: it has 99 characters"),
         (f"{HEAD}kind: TimeConfig\nservers: [{{address: 1.2.3}}]\n", "allowed: an IP address or a domain name"),

@@ -1,0 +1,59 @@
+"""Rules about time, volumes and the node's own programs."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from basalt.config.documents import Configuration, DiskSelector, ServiceConfig, TimeConfig, VolumeConfig
+from basalt.config.rules.finding import Finding, repeated
+from basalt.config.values import size_bytes
+
+# A number without a unit is bytes, which is seldom what was meant; no program of the node lives with less than this.
+_LEAST_MEMORY_BYTES = 16 << 20
+
+
+def time_servers_differ(time: TimeConfig) -> Iterator[Finding]:
+    yield from repeated(
+        [(("servers", i, "address"), server.address) for i, server in enumerate(time.servers)], "the server"
+    )
+
+
+def selector_selects(disk: DiskSelector) -> Iterator[Finding]:
+    if disk == DiskSelector():
+        yield Finding((), "found nothing that says which disk", "at least one of wwn, serial, model, sizeMin, sizeMax")
+    if (
+        disk.size_min is not None
+        and disk.size_max is not None
+        and size_bytes(disk.size_min) > size_bytes(disk.size_max)
+    ):
+        yield Finding(("sizeMin",), f"found {disk.size_min}", f"at most sizeMax ({disk.size_max})")
+
+
+def volumes_want_different_disks(configuration: Configuration) -> Iterator[tuple[VolumeConfig, Finding]]:
+    """Two volumes with the same selector want the same disk; of others only the node can tell."""
+    first: dict[DiskSelector, str] = {}
+    for volume in configuration.volumes:
+        if (name := first.setdefault(volume.disk, volume.name)) != volume.name:
+            yield volume, Finding(("disk",), f"the same disk as VolumeConfig {name}", "a disk for each volume")
+
+
+# What decides how a program is loaded, found or talked to is the launcher's. glibc's ld.so(8), Python's and OpenSSL's manuals.
+_LAUNCHER = re.compile(
+    r"LD_.*|PYTHON.*|S6_.*|GCONV_PATH|PATH|HOME|GLIBC_TUNABLES|LOCPATH|NOTIFY_SOCKET|OPENSSL_(CONF|ENGINES|MODULES)"
+)
+
+
+def environment_is_not_the_launchers(service: ServiceConfig) -> Iterator[Finding]:
+    for name in service.environment:
+        if _LAUNCHER.fullmatch(name):
+            yield Finding(
+                ("environment", name),
+                f"{name}, which decides what code the program runs",
+                "variables that the program itself reads",
+            )
+
+
+def memory_is_enough(service: ServiceConfig) -> Iterator[Finding]:
+    if service.memory_max is not None and size_bytes(service.memory_max) < _LEAST_MEMORY_BYTES:
+        yield Finding(("memoryMax",), f"found {service.memory_max}", "at least 16MiB; a number without a unit is bytes")
