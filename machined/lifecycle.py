@@ -17,6 +17,7 @@ BOOT = Sequence(
         Phase("state", (Task("mount STATE", Node.mount_state, required=True),)),
         Phase("identity", (Task("identity", Node.establish_identity, required=True),)),
         Phase("configuration", (Task("configuration", Node.load_configuration, required=True),)),
+        Phase("firewall", (Task("firewall", Node.start_firewall),)),
         Phase("network", (Task("network", Node.start_network),)),
         Phase("api", (Task("api", api.serve, required=True),)),
         Phase("data", (Task("mount DATA", Node.mount_data),)),

@@ -40,9 +40,11 @@ from machined.watchdog import Watchdog
 
 if TYPE_CHECKING:
     from machined.network.netlink import Events
-    from machined.network.reconciler import NetworkReconciler, ReachableAddress
+    from machined.network.reconciler import NetworkReconciler
+    from machined.network.view import ReachableAddress
 
 NETWORK_RESYNC_S = 60.0  # for drift that sent no event
+FIREWALL_RESYNC_S = 60.0
 TIME_RESYNC_S = 10.0  # chrony tells nobody when it has synchronised
 CONTAINERS_RESYNC_S = 15.0
 BOOT_ENTRY_RESYNC_S = 10.0
@@ -231,8 +233,26 @@ class Node:
         self._write_names()
         self.publish_trust()
 
+    async def start_firewall(self) -> None:
+        """Close the node, but for what is meant to be open; before it has a network."""
+        from machined import tools
+        from machined.firewall import FirewallReconciler, RuleSet
+
+        rules = RuleSet(lambda: self.trigger("firewall"))
+        rules.start()
+        self._exits.callback(rules.close)
+        firewall = FirewallReconciler(
+            lambda words, script: tools.run([paths.NFT, *words], stdin=script),
+            rules.generation,
+            firewall=lambda: self.configuration.current.firewall,
+            network=lambda: self.configuration.current.network,
+        )
+        self.reconcile("firewall", firewall.reconcile, FIREWALL_RESYNC_S)
+        await self.settle("firewall")
+
     async def start_network(self) -> None:
         """Begin to look after the network."""
+        from machined.network.dhcp.message6 import duid
         from machined.network.netlink import Events, Netlink
         from machined.network.reconciler import NetworkReconciler
 
@@ -243,10 +263,11 @@ class Node:
             self.paths,
             config=lambda: self.configuration.current.network,
             hostname=lambda: self.hostname,
+            duid=lambda: duid(self.identity.machine_id),
             on_lease_change=lambda: self.trigger("network", "time"),
             announce=lambda address: self.console.address(address.link, address.address),
         )
-        events: Events = Events(lambda: self.trigger("network"))
+        events: Events = Events(lambda: self.trigger("network"), self.network.hear)
         events.start()
         self._exits.callback(events.close)
         self.reconcile("network", self.network.reconcile, NETWORK_RESYNC_S)

@@ -17,6 +17,7 @@ KMOD = "/usr/bin/kmod"
 SFDISK = "/usr/sbin/sfdisk"
 MKE2FS = "/usr/sbin/mke2fs"
 E2FSCK = "/usr/sbin/e2fsck"
+NFT = "/usr/sbin/nft"
 CHRONYD = "/usr/sbin/chronyd"
 CONTAINERD = "/usr/bin/containerd"
 
@@ -76,6 +77,7 @@ CLOCK_SAVE_S = 600  # how often the last known time goes to STATE; bounds how fa
 
 RTPROT_STATIC = 98  # marks routes and addresses as ours; 98 is free in iproute2's rt_protos
 RTPROT_DHCP = 16  # the kernel's RTPROT_DHCP
+LINK_GROUP = 98  # marks links as ours: unlike an alias it is there from the moment a link is made, so that no crash leaves one unmarked
 
 
 class Paths:
@@ -95,6 +97,7 @@ class Paths:
         self.trust = self.state / "trust"
         self.configurations = self.state / "config"
         self.redaction_key = self.configurations / "redaction-key"
+        self.wireguard = self.state / "wireguard"
         self.clock = self.state / "clock"  # its mtime is the last known time
         # DATA
         self.data = base / "var"

@@ -11,6 +11,7 @@ from basalt.machine.v1 import machine_pb2_grpc as stubs
 from machined import paths
 from machined.api.config import ConfigApi
 from machined.api.logs import LogApi
+from machined.api.network import NetworkApi
 from machined.api.services import ServiceApi
 from machined.api.system import SystemApi
 from machined.sequences import boottime_usec
@@ -31,6 +32,7 @@ async def start(node: Node) -> grpc.aio.Server:
     server = grpc.aio.server(options=_OPTIONS)
     stubs.add_SystemServiceServicer_to_server(SystemApi(node), server)
     stubs.add_ConfigServiceServicer_to_server(ConfigApi(node), server)
+    stubs.add_NetworkServiceServicer_to_server(NetworkApi(node), server)
     stubs.add_ServiceServiceServicer_to_server(ServiceApi(node), server)
     stubs.add_LogServiceServicer_to_server(LogApi(node), server)
     mask = os.umask(0o177)  # the socket must never exist with a wider mode, not even for a moment

@@ -13,8 +13,9 @@ from msgspec import Struct
 
 from basalt.config.documents import Link, NetworkConfig, Route
 from machined import paths
-from machined.network.dhcp.lease import Lease
+from machined.network.dhcp.lease import Lease, Lease6
 from machined.network.model import Desired, DesiredAddress, DesiredLink, DesiredRoute, ObservedLink
+from machined.network.stack import is_made, members_of, supports
 
 DHCP_METRIC_BASE = 1024  # plus the link's index: static routes win over DHCP's, and two DHCP links do not fight
 
@@ -40,15 +41,25 @@ def select(config: NetworkConfig | None, links: Iterable[ObservedLink]) -> Selec
     if config is None:
         physical = tuple(Managed(link, Link(name=link.name, dhcp4=True)) for link in present if link.physical)
         return Selection(loopback + physical, ())
+    members = {name for wish in config.links for name in members_of(wish)}
     managed, missing = [], []
     for wish in config.links:
         link = next((link for link in present if _fits(wish, link)), None)
-        if link is None:
+        if link is not None:
+            managed.append(Managed(link, _carrying_nothing(wish) if link.name in members else wish))
+        elif not is_made(wish):
             missing.append(f"no link {describe(wish)}")
-        else:
-            managed.append(Managed(link, wish))
     taken = {entry.link.index for entry in managed}
+    under = [
+        link for link in present if link.name in supports(config) and link.index not in taken and not link.loopback
+    ]
+    managed += [Managed(link, Link(name=link.name, slaac=False)) for link in under]
     return Selection((*(entry for entry in loopback if entry.link.index not in taken), *managed), tuple(missing))
+
+
+def _carrying_nothing(wish: Link) -> Link:
+    """A member of a bond or bridge: traffic is its master's."""
+    return Link(name=wish.name, match=wish.match, up=wish.up, mtu=wish.mtu, slaac=False)
 
 
 def describe(wish: Link) -> str:
@@ -58,13 +69,13 @@ def describe(wish: Link) -> str:
 
 def _fits(wish: Link, link: ObservedLink) -> bool:
     if wish.name:
-        return wish.name == link.name
+        return wish.name == link.name and (link.ours or not is_made(wish))
     # Only cards: a bridge or VLAN on top of a card carries the same address.
     return wish.match is not None and link.physical and wish.match.mac.lower() in (link.permanent_mac, link.mac)
 
 
-def desired(selection: Selection, leases: Mapping[int, Lease]) -> Desired:
-    """What should be. *leases* by link index."""
+def desired(selection: Selection, leases: Mapping[int, Lease], leases6: Mapping[int, Lease6] | None = None) -> Desired:
+    """What should be. *leases* (DHCPv4) and *leases6* by link index."""
     links, addresses, routes = [], [], []
     for managed in selection.managed:
         index, wish = managed.link.index, managed.wish
@@ -79,7 +90,15 @@ def desired(selection: Selection, leases: Mapping[int, Lease]) -> Desired:
                 DesiredAddress(index, lease.interface, protocol=paths.RTPROT_DHCP, valid_until=lease.expires_at)
             )
             routes += _lease_routes(index, lease)
-    return Desired(tuple(links), tuple(addresses), tuple(dict.fromkeys(routes)))
+        lease6 = (leases6 or {}).get(index) if wish.dhcp6 else None
+        if lease6:
+            addresses.append(
+                DesiredAddress(index, lease6.interface, paths.RTPROT_DHCP, lease6.expires_at, lease6.preferred_until)
+            )
+    deaf = frozenset(
+        entry.link.index for entry in selection.managed if not entry.wish.slaac and not entry.link.loopback
+    )
+    return Desired(tuple(links), tuple(addresses), tuple(dict.fromkeys(routes)), deaf)
 
 
 def _static_route(index: int, route: Route, wish: Link) -> DesiredRoute:

@@ -14,11 +14,46 @@ Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 # Values of IFA_PROTO and rtm_protocol that mark what machined made; all others belong to somebody else and are never removed.
 OURS = frozenset({paths.RTPROT_STATIC, paths.RTPROT_DHCP})
+RTPROT_RA = 9  # routes of router advertisements
 ROUTER_ADVERTISEMENT = 2  # IFAPROT_KERNEL_RA: the kernel made the address from a router's advertisement
 
 IPV6_DEFAULT_METRIC = 1024  # IP6_RT_PRIO_USER: what the kernel makes of "no metric" for IPv6
 
 FOREVER = None  # a lifetime without end
+
+
+class VlanTraits(Struct, frozen=True):
+    """What makes a VLAN."""
+
+    parent: int  # index of the link that it lies on
+    id: int
+    protocol: str  # 802.1q, 802.1ad
+
+
+class BondTraits(Struct, frozen=True):
+    """What makes a bond. None where the mode knows no such option."""
+
+    mode: str
+    monitor_ms: int
+    up_delay_ms: int
+    down_delay_ms: int
+    primary: int | None = None  # index of the preferred member
+    lacp_rate: str | None = None
+    transmit_hash: str | None = None
+
+
+class BridgeTraits(Struct, frozen=True):
+    """What makes a bridge."""
+
+    stp: bool
+    vlan_filtering: bool
+
+
+class WireguardTraits(Struct, frozen=True):
+    """A WireGuard tunnel; its keys and peers are not rtnetlink's (see :mod:`machined.network.wireguard`)."""
+
+
+Traits = VlanTraits | BondTraits | BridgeTraits | WireguardTraits
 
 
 class ObservedLink(Struct, frozen=True):
@@ -33,6 +68,12 @@ class ObservedLink(Struct, frozen=True):
     mtu: int
     loopback: bool
     physical: bool  # it has a device behind it: neither a bridge nor a veth nor a tunnel
+    kind: str = ""  # of a link that somebody made: vlan, bond, bridge, veth, ...
+    ours: bool = False  # the node made it: it is in group :data:`machined.paths.LINK_GROUP`
+    master: int = 0  # index of the bond or bridge that it belongs to
+    parent: int = 0  # index of the link that it lies on
+    traits: Traits | None = None  # of the kinds that the node makes
+    active_member: int = 0  # of a bond with one: the index of the member that carries the traffic
 
 
 class ObservedAddress(Struct, frozen=True):
@@ -80,6 +121,7 @@ class DesiredAddress(Struct, frozen=True):
     interface: Interface
     protocol: int = paths.RTPROT_STATIC
     valid_until: float | None = FOREVER
+    preferred_until: float | None = FOREVER  # IPv6: until then new connections start from it
 
 
 class DesiredRoute(Struct, frozen=True):
@@ -105,6 +147,7 @@ class Desired(Struct, frozen=True):
     links: tuple[DesiredLink, ...] = ()
     addresses: tuple[DesiredAddress, ...] = ()
     routes: tuple[DesiredRoute, ...] = ()
+    deaf: frozenset[int] = frozenset()  # links that must not follow router advertisements, by index
 
 
 class SetLink(Struct, frozen=True):
@@ -140,4 +183,56 @@ class RemoveRoute(Struct, frozen=True):
     route: ObservedRoute
 
 
-Operation = SetLink | PutAddress | RemoveAddress | PutRoute | RemoveRoute
+class MakeLink(Struct, frozen=True):
+    """Make a link."""
+
+    name: str
+    traits: Traits
+    mtu: int | None = None
+
+
+class ChangeLink(Struct, frozen=True):
+    """Change what can be changed on a living link."""
+
+    index: int
+    name: str
+    traits: Traits
+
+
+class DeleteLink(Struct, frozen=True):
+    """Delete a link that the node made; what lies on it goes with it."""
+
+    index: int
+    name: str
+
+
+class Enslave(Struct, frozen=True):
+    """Make a link a member of a bond or a port of a bridge. A bond takes only what is switched off (*down_first*)."""
+
+    index: int
+    name: str
+    master: int
+    master_name: str
+    down_first: bool
+
+
+class Release(Struct, frozen=True):
+    """Let a member go."""
+
+    index: int
+    name: str
+    master_name: str
+
+
+Operation = (
+    SetLink
+    | PutAddress
+    | RemoveAddress
+    | PutRoute
+    | RemoveRoute
+    | MakeLink
+    | ChangeLink
+    | DeleteLink
+    | Enslave
+    | Release
+)

@@ -6,18 +6,22 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from basalt.config.documents import Dns
-from machined.network.dhcp.lease import Lease
+from machined.network.advertised import Advertised
+from machined.network.dhcp.lease import Lease, Lease6
 
 RESOLVERS_MAX = 3  # the C library reads no more (resolv.conf(5), MAXNS)
 
 
-def resolv_conf(dns: Dns | None, leases: Iterable[Lease]) -> str:
-    """The resolver's configuration: the configured servers first, then what DHCP named."""
+def resolv_conf(dns: Dns | None, leases: Iterable[Lease | Lease6], advertised: Iterable[Advertised] = ()) -> str:
+    """The resolver's configuration: the configured servers first, then what DHCP named, then what routers did."""
     servers = [*(dns.servers if dns else ())]
     search = [*(dns.search if dns else ())]
     for lease in leases:
         servers += [str(address) for address in lease.dns]
         search += [] if dns and dns.search else lease.search
+    for entry in advertised:
+        servers += [entry.server] if entry.server else []
+        search += [entry.domain] if entry.domain and not (dns and dns.search) else []
     lines = [f"nameserver {server}" for server in list(dict.fromkeys(servers))[:RESOLVERS_MAX]]
     if search:
         lines.append(f"search {' '.join(dict.fromkeys(search))}")

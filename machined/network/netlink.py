@@ -5,7 +5,6 @@ A thin layer on purpose: everything that is decided is decided in :mod:`machined
 
 from __future__ import annotations
 
-import asyncio
 import errno
 import ipaddress
 import socket
@@ -13,17 +12,22 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from machined.network import rtnl
+from machined.network import linkmessages, rtnl
+from machined.network.kernel import HEADER, Listener, split
 from machined.network.model import (
+    ChangeLink,
+    DeleteLink,
     DesiredAddress,
     DesiredRoute,
+    Enslave,
+    MakeLink,
     Observed,
     ObservedAddress,
-    ObservedLink,
     ObservedRoute,
     Operation,
     PutAddress,
     PutRoute,
+    Release,
     RemoveAddress,
     RemoveRoute,
     SetLink,
@@ -36,9 +40,6 @@ _MAIN_TABLE = 254
 _UNICAST = 1
 _SCOPE_LINK = 253  # the network is on the link itself
 _SCOPE_ANY = 255  # RT_SCOPE_NOWHERE: for removal, whatever the scope
-_IFF_UP = 0x1
-_IFF_LOOPBACK = 0x8
-_IFF_LOWER_UP = 0x10000
 _IFA_F_PERMANENT = 0x80
 _IFA_F_TENTATIVE = 0x40
 _ALREADY_SO = frozenset({errno.EEXIST, errno.ENOENT, errno.ESRCH, errno.EADDRNOTAVAIL, errno.ENODEV})
@@ -72,7 +73,7 @@ class Netlink:
         addresses = await self._socket.dump(rtnl.RTM_GETADDR, rtnl.ifaddrmsg())
         routes = await self._socket.dump(rtnl.RTM_GETROUTE, rtnl.rtmsg())
         return Observed(
-            tuple(_link(message) for message in links),
+            tuple(linkmessages.observed_link(message) for message in links),
             tuple(_address(message, now) for message in addresses),
             tuple(_route(message) for message in routes if _is_main_unicast(message)),
         )
@@ -92,7 +93,19 @@ class Netlink:
         request = self._socket.request
         match operation:
             case SetLink():
-                await request(rtnl.RTM_NEWLINK, _link_request(operation))
+                await request(rtnl.RTM_NEWLINK, linkmessages.set_link(operation))
+            case MakeLink():
+                await request(rtnl.RTM_NEWLINK, linkmessages.make_link(operation), rtnl.CREATE)
+            case ChangeLink():
+                await request(rtnl.RTM_NEWLINK, linkmessages.change_link(operation))
+            case DeleteLink(index):
+                await request(rtnl.RTM_DELLINK, linkmessages.delete_link(index))
+            case Enslave(index, name, master):
+                if operation.down_first:
+                    await request(rtnl.RTM_NEWLINK, linkmessages.set_link(SetLink(index, name, up=False)))
+                await request(rtnl.RTM_NEWLINK, linkmessages.join_link(index, master))
+            case Release(index):
+                await request(rtnl.RTM_NEWLINK, linkmessages.join_link(index, 0))
             case PutAddress(address):
                 await request(rtnl.RTM_NEWADDR, _address_request(address), rtnl.REPLACE)
             case RemoveAddress(address):
@@ -114,16 +127,6 @@ def _family(version: int) -> int:
     return socket.AF_INET if version == 4 else socket.AF_INET6
 
 
-def _link_request(change: SetLink) -> Any:
-    message = rtnl.ifinfmsg()
-    message["index"] = change.index
-    if change.up is not None:
-        message["flags"], message["change"] = (_IFF_UP if change.up else 0), _IFF_UP
-    if change.mtu is not None:
-        message["attrs"] = [("IFLA_MTU", change.mtu)]
-    return message
-
-
 def _address_request(address: DesiredAddress) -> Any:
     interface = address.interface
     message = rtnl.ifaddrmsg()
@@ -138,8 +141,10 @@ def _address_request(address: DesiredAddress) -> Any:
     if interface.version == 4 and interface.network.prefixlen < 31:
         attributes.append(("IFA_BROADCAST", str(interface.network.broadcast_address)))
     if address.valid_until is not None:
-        seconds = max(1, int(address.valid_until - time.clock_gettime(time.CLOCK_BOOTTIME)))
-        attributes.append(("IFA_CACHEINFO", {"ifa_preferred": seconds, "ifa_valid": seconds, "cstamp": 0, "tstamp": 0}))
+        now = time.clock_gettime(time.CLOCK_BOOTTIME)
+        valid = max(1, int(address.valid_until - now))
+        preferred = valid if address.preferred_until is None else min(max(0, int(address.preferred_until - now)), valid)
+        attributes.append(("IFA_CACHEINFO", {"ifa_preferred": preferred, "ifa_valid": valid, "cstamp": 0, "tstamp": 0}))
     message["attrs"] = attributes
     return message
 
@@ -167,6 +172,16 @@ def _words(operation: Operation) -> str:
             parts = [f"MTU {mtu}"] if mtu is not None else []
             parts += ["up" if up else "down"] if up is not None else []
             return f"link {name} {' '.join(parts)}"
+        case MakeLink(name):
+            return f"making {name}"
+        case ChangeLink(_, name):
+            return f"changing {name}"
+        case DeleteLink(_, name):
+            return f"deleting {name}"
+        case Enslave(_, name, _, master):
+            return f"making {name} a member of {master}"
+        case Release(_, name, master):
+            return f"releasing {name} from {master}"
         case PutAddress(address):
             return f"address {address.interface}"
         case RemoveAddress(observed):
@@ -179,22 +194,6 @@ def _words(operation: Operation) -> str:
 
 def _is_main_unicast(message: Any) -> bool:
     return bool(message["type"] == _UNICAST and (message.get_attr("RTA_TABLE") or message["table"]) == _MAIN_TABLE)
-
-
-def _link(message: Any) -> ObservedLink:
-    flags = message["flags"]
-    mac = (message.get_attr("IFLA_ADDRESS") or "").lower()
-    return ObservedLink(
-        index=message["index"],
-        name=message.get_attr("IFLA_IFNAME"),
-        mac=mac,
-        permanent_mac=(message.get_attr("IFLA_PERM_ADDRESS") or mac).lower(),
-        up=bool(flags & _IFF_UP),
-        carrier=bool(flags & _IFF_LOWER_UP),
-        mtu=message.get_attr("IFLA_MTU") or 0,
-        loopback=bool(flags & _IFF_LOOPBACK),
-        physical=message.get_attr("IFLA_PARENT_DEV_NAME") is not None,
-    )
 
 
 def _address(message: Any, now: float) -> ObservedAddress:
@@ -229,35 +228,27 @@ def _route(message: Any) -> ObservedRoute:
 class Events:
     """Calls back whenever links, addresses or routes change.
 
-    A plain socket instead of pyroute2's: what changed does not matter, because the reconciler looks at everything again, so there
-    is nothing to parse; and a full buffer (ENOBUFS) is an event like any other instead of an error.
+    What changed does not matter, because the reconciler looks at everything again; so nothing is parsed, and lost events (ENOBUFS)
+    are events like any other. What routers say about DNS is the exception: the kernel passes it on once and keeps none of it.
     """
 
-    _GROUPS = 0x1 | 0x10 | 0x40 | 0x100 | 0x400  # RTMGRP_LINK, IPV4_IFADDR, IPV4_ROUTE, IPV6_IFADDR, IPV6_ROUTE
+    _GROUPS = (1, 5, 7, 9, 11, 20)  # RTNLGRP_LINK, IPV4_IFADDR, IPV4_ROUTE, IPV6_IFADDR, IPV6_ROUTE, ND_USEROPT
 
-    def __init__(self, on_event: Callable[[], None]) -> None:
+    def __init__(self, on_event: Callable[[], None], on_advertisement: Callable[[bytes], None]) -> None:
         self._on_event = on_event
-        self._socket = socket.socket(
-            socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE
-        )
-        self._socket.bind((0, self._GROUPS))
+        self._on_advertisement = on_advertisement
+        self._listener = Listener(socket.NETLINK_ROUTE, self._GROUPS, self._heard)
 
     def start(self) -> None:
         """Begin to listen."""
-        asyncio.get_running_loop().add_reader(self._socket, self._drain)
+        self._listener.start()
 
     def close(self) -> None:
         """Stop listening."""
-        asyncio.get_running_loop().remove_reader(self._socket)
-        self._socket.close()
+        self._listener.close()
 
-    def _drain(self) -> None:
-        while True:
-            try:
-                self._socket.recv(65536)
-            except BlockingIOError:
-                break
-            except OSError as error:
-                if error.errno != errno.ENOBUFS:
-                    raise
+    def _heard(self, data: bytes | None) -> None:
+        for kind, _, _, message in split(data or b""):
+            if kind == rtnl.RTM_NEWNDUSEROPT:
+                self._on_advertisement(message[HEADER.size :])
         self._on_event()

@@ -1,16 +1,21 @@
 """From what is to what should be: the operations, in an order that never cuts the node off half way. Pure.
 
-Everything new is put in place before anything old goes, and routes go before the addresses they lean on. An interrupted plan leaves
-the node with both the old and the new way to reach it, and the next run finishes. Only what machined itself made (its protocol
-number is on it) is ever removed: an address that a virtual-IP program or a CNI plugin added stays.
+Links are made and joined first, so that what lies on them finds them; those that go, go last (:mod:`machined.network.stackplan`). In
+between, everything new is put in place before anything old goes, and routes go before the addresses they lean on. An interrupted
+plan leaves the node with both the old and the new way to reach it, and the next run finishes. Only what machined itself made (its
+protocol or group number is on it) is ever removed: an address that a virtual-IP program or a CNI plugin added stays. The one
+exception is what the kernel made of router advertisements on a link that must not follow them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
+from machined.network import stackplan
 from machined.network.model import (
     OURS,
+    ROUTER_ADVERTISEMENT,
+    RTPROT_RA,
     Desired,
     DesiredAddress,
     Observed,
@@ -22,19 +27,27 @@ from machined.network.model import (
     RemoveRoute,
     SetLink,
 )
+from machined.network.stack import Stack
+
+_NONE = Stack()
 
 LIFETIME_SLACK_S = 5.0  # the kernel counts lifetimes in whole seconds, and time passes between renewal and dump
 
 
-def plan(observed: Observed, desired: Desired) -> tuple[Operation, ...]:
-    """The operations that lead from *observed* to *desired*; none when nothing differs."""
+def plan(observed: Observed, desired: Desired, made: Stack = _NONE) -> tuple[Operation, ...]:
+    """The operations that lead from *observed* to *desired*; none when nothing differs.
+
+    What is to be done on a link that these operations make is not among them: its index is not known yet. The next look has it.
+    """
     return (
+        *stackplan.make(observed, made),
         *_switch_on(observed, desired),
         *_put_addresses(observed, desired),
         *_put_routes(observed, desired),
         *_remove_routes(observed, desired),
         *_remove_addresses(observed, desired),
         *_switch_off(observed, desired),
+        *stackplan.unmake(observed, made),
     )
 
 
@@ -84,7 +97,11 @@ def _put_routes(observed: Observed, desired: Desired) -> Iterator[Operation]:
 
 def _remove_routes(observed: Observed, desired: Desired) -> Iterator[Operation]:
     wanted = {(route.index, route.destination, route.via, route.effective_metric) for route in desired.routes}
-    ours = [route for route in observed.routes if route.protocol in OURS]
+    ours = [
+        route
+        for route in observed.routes
+        if route.protocol in OURS or (route.protocol == RTPROT_RA and route.index in desired.deaf)
+    ]
     for route in sorted(ours, key=lambda route: route.via is None):
         if (route.index, route.destination, route.via, route.metric) not in wanted:
             yield RemoveRoute(route)
@@ -93,5 +110,6 @@ def _remove_routes(observed: Observed, desired: Desired) -> Iterator[Operation]:
 def _remove_addresses(observed: Observed, desired: Desired) -> Iterator[Operation]:
     wanted = {(address.index, address.interface) for address in desired.addresses}
     for address in observed.addresses:
-        if address.protocol in OURS and (address.index, address.interface) not in wanted:
+        advertised = address.protocol == ROUTER_ADVERTISEMENT and address.index in desired.deaf
+        if (address.protocol in OURS or advertised) and (address.index, address.interface) not in wanted:
             yield RemoveAddress(address)

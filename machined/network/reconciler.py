@@ -1,52 +1,38 @@
-"""The concern "network": DHCP clients where they are wanted, the plan carried out, the names written, the addresses announced."""
+"""The concern "network": links made, DHCP clients where they are wanted, the plan carried out, the names written.
+
+A look is made of rounds: what is, what should be, the operations in between, and again, until nothing is left to do. The rounds are
+needed because what lies on a link can only be planned once the link is there; a node whose links all exist needs one.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
-
-from msgspec import Struct
 
 from basalt.config.documents import NetworkConfig
 from machined import paths
-from machined.network.desired import Managed, Selection, desired, select
-from machined.network.dhcp.client import Client
+from machined.network import advertised
+from machined.network.desired import Selection, desired, select
+from machined.network.dhcp.client import boottime
 from machined.network.dhcp.lease import Lease
-from machined.network.model import ROUTER_ADVERTISEMENT, Observed, ObservedAddress, SetLink
+from machined.network.ipv6 import follow_routers, solicit
+from machined.network.leases import DhcpClients
+from machined.network.model import Observed, Operation, SetLink
 from machined.network.names import put, resolv_conf
 from machined.network.netlink import Netlink
 from machined.network.plan import plan
+from machined.network.stack import Stack, stack
+from machined.network.tunnels import Tunnels
+from machined.network.view import LinkView, ReachableAddress, link_views, reachable
 from machined.reconcile import CONVERGED, Status, failed, waiting
 
-_SOURCES = {paths.RTPROT_STATIC: "static", paths.RTPROT_DHCP: "dhcp4", ROUTER_ADVERTISEMENT: "slaac"}
-
-
-class ReachableAddress(Struct, frozen=True):
-    """An address under which the node can be reached."""
-
-    link: str
-    address: str  # with prefix length
-    source: str  # static, dhcp4, slaac, or "" when somebody else made it
-
-
-def reachable(observed: Observed) -> tuple[ReachableAddress, ...]:
-    """The addresses of *observed* that others can use: neither the loopback's nor link-local nor still being checked."""
-    links = {link.index: link for link in observed.links if not link.loopback}
-    return tuple(
-        ReachableAddress(links[address.index].name, str(address.interface), _SOURCES.get(address.protocol, ""))
-        for address in observed.addresses
-        if address.index in links and _is_reachable(address)
-    )
-
-
-def _is_reachable(address: ObservedAddress) -> bool:
-    return not (address.link_local or address.tentative)
+ROUNDS_MAX = 12  # a stack of three floors takes five; what has not settled by then fights with somebody
 
 
 class NetworkReconciler:
-    """Owns links, addresses, routes, DHCP clients and resolv.conf.
+    """Owns links, addresses, routes, DHCP clients, tunnels and resolv.conf.
 
     :param on_lease_change: asks for another look; DHCP clients call it.
+    :param duid: who the node is to DHCPv6 servers.
     :param announce: told once of each address that has become reachable.
     """
 
@@ -57,50 +43,97 @@ class NetworkReconciler:
         *,
         config: Callable[[], NetworkConfig | None],
         hostname: Callable[[], str],
+        duid: Callable[[], bytes],
         on_lease_change: Callable[[], None],
         announce: Callable[[ReachableAddress], None],
     ) -> None:
         self._netlink = netlink
         self._node = node
         self._config = config
-        self._hostname = hostname
-        self._on_lease_change = on_lease_change
+        self._look_again = on_lease_change
         self._announce = announce
-        self._clients: dict[int, Client] = {}
-        self._carrier: dict[int, bool] = {}
+        self._clients = DhcpClients(node.leases, hostname, duid, on_lease_change)
+        self._tunnels = Tunnels(node.wireguard, on_lease_change)
         self._announced: set[ReachableAddress] = set()
-        self._router_advertisements: set[int] = set()
+        self._advertised: tuple[advertised.Advertised, ...] = ()
+        self._asked_routers: set[int] = set()
+        self._names: dict[int, str] = {}
         self.addresses: tuple[ReachableAddress, ...] = ()
 
     @property
     def leases(self) -> tuple[Lease, ...]:
-        """The leases in force, in the order of the links."""
-        return tuple(client.lease for _, client in sorted(self._clients.items()) if client.lease)
+        """The DHCPv4 leases in force, in the order of the links."""
+        return tuple(lease for _, lease in sorted(self._clients.v4.items()))
+
+    async def links(self) -> tuple[LinkView, ...]:
+        """Every link with what is on it, as it is now.
+
+        :raises OSError: the kernel did not answer.
+        """
+        observed = await self._netlink.observe()
+        tunnels = await self._tunnels.read(link.index for link in observed.links if link.kind == "wireguard")
+        return link_views(observed, tunnels)
+
+    def hear(self, message: bytes) -> None:
+        """A router's advertisement named DNS servers or domains (RTM_NEWNDUSEROPT)."""
+        now = boottime()
+        self._advertised = advertised.learn(self._advertised, advertised.parse(message, now, self._names), now)
 
     async def reconcile(self) -> Status:
         """One look at everything, and what follows from it."""
         config = self._config()
-        observed = await self._netlink.observe()
-        selection = select(config, observed.links)
-        await self._keep_clients(selection)
-        self._accept_router_advertisements(selection)
-        leases = {index: client.lease for index, client in self._clients.items() if client.lease}
+        problems: list[str] = []
+        for _ in range(ROUNDS_MAX):
+            observed = await self._netlink.observe()
+            self._names = {link.index: link.name for link in observed.links}
+            wanted = stack(config, observed.links)
+            selection = select(config, observed.links)
+            await self._clients.keep(selection.managed)
+            self._follow_routers(selection)
+            operations = plan(observed, desired(selection, self._clients.v4, self._clients.v6), wanted)
+            problems = await self._carry_out(operations)
+            if not operations or len(problems) == len(operations):
+                break
+        else:
+            problems.append("the links do not come to rest: something else changes them")
+        problems += await self._tunnels.keep(selection.managed)
+        self._write_resolvers(config, selection)
+        self._tell(observed)
+        if problems:
+            return failed("; ".join(problems), "machined tries again; the reason is the kernel's")
+        return self._status(selection, wanted)
+
+    async def _carry_out(self, operations: tuple[Operation, ...]) -> list[str]:
+        """Carry out what can be; the rest in words."""
         problems = []
-        operations = plan(observed, desired(selection, leases))
         for operation in operations:
             try:
                 await self._netlink.apply(operation)
             except OSError as error:
                 problems.append(error.strerror or str(error))
             if isinstance(operation, SetLink) and operation.up:
-                self._on_lease_change()  # the carrier comes a moment later, perhaps without an event of its own
-        if operations:
-            observed = await self._netlink.observe()
-        put(self._node.etc / "resolv.conf", resolv_conf(config.dns if config else None, self.leases))
-        self._tell(observed)
-        if problems:
-            return failed("; ".join(problems), "machined tries again; the reason is the kernel's")
-        return self._status(selection)
+                self._look_again()  # the carrier comes a moment later, perhaps without an event of its own
+        return problems
+
+    def _follow_routers(self, selection: Selection) -> None:
+        for entry in selection.managed:
+            if entry.link.loopback:
+                continue
+            follow_routers(entry, self._node.proc)
+            index = entry.link.index
+            if entry.wish.slaac and entry.link.carrier and index not in self._asked_routers:
+                # What routers said about DNS before this machined began to listen is not kept anywhere.
+                self._asked_routers.add(index)
+                solicit(entry.link.name)
+            if not entry.link.carrier:
+                self._asked_routers.discard(index)
+
+    def _write_resolvers(self, config: NetworkConfig | None, selection: Selection) -> None:
+        self._advertised = advertised.learn(self._advertised, (), boottime())
+        listening = {entry.link.index for entry in selection.managed if entry.wish.slaac and entry.wish.up}
+        said = [entry for entry in self._advertised if entry.index in listening]
+        text = resolv_conf(config.dns if config else None, self._clients.all, said)
+        put(self._node.etc / "resolv.conf", text)
 
     def _tell(self, observed: Observed) -> None:
         self.addresses = reachable(observed)
@@ -109,52 +142,15 @@ class NetworkReconciler:
                 self._announce(address)
         self._announced = set(self.addresses)
 
-    async def _keep_clients(self, selection: Selection) -> None:
-        """A DHCP client on each link that wants one and has a carrier; none elsewhere."""
-        wanted = {entry.link.index: entry for entry in selection.managed if entry.wish.dhcp4 and entry.wish.up}
-        for index in [index for index in self._clients if index not in wanted]:
-            await self._clients.pop(index).stop(forget=True)
-            self._carrier.pop(index, None)
-        for index, entry in wanted.items():
-            client = self._clients.get(index)
-            had_carrier = self._carrier.get(index, False)
-            self._carrier[index] = entry.link.carrier
-            if client is None and entry.link.carrier:
-                self._clients[index] = self._new_client(entry)
-                self._clients[index].start()
-            elif client is not None and entry.link.carrier and not had_carrier:
-                client.link_came_back()
-
-    def _new_client(self, entry: Managed) -> Client:
-        path = self._lease_path(entry.link.name)
-        return Client(entry.link.name, entry.link.mac, self._hostname(), path, self._on_lease_change)
-
-    def _lease_path(self, link: str) -> Path:
-        return self._node.leases / f"{link}.json"
-
-    def _accept_router_advertisements(self, selection: Selection) -> None:
-        """Keep listening to routers even when the node forwards packets for its containers (accept_ra = 2)."""
+    def _status(self, selection: Selection, wanted: Stack) -> Status:
+        missing = [*selection.missing, *wanted.waiting, *self._tunnels.waiting]
         for entry in selection.managed:
-            if entry.link.loopback or entry.link.index in self._router_advertisements:
-                continue
-            setting = self._node.proc / f"sys/net/ipv6/conf/{entry.link.name}/accept_ra"
-            try:
-                setting.write_text("2", encoding="ascii")
-            except OSError as error:  # a kernel without IPv6: the link still has IPv4
-                print(f"network: {setting}: {error}", flush=True)
-            self._router_advertisements.add(entry.link.index)
-
-    def _status(self, selection: Selection) -> Status:
-        missing = list(selection.missing)
-        for entry in selection.managed:
-            name = entry.link.name
-            client = self._clients.get(entry.link.index)
             if not entry.wish.up or entry.link.loopback:
                 continue
             if not entry.link.carrier:
-                missing.append(f"{name} has no carrier")
-            elif entry.wish.dhcp4 and (client is None or not client.bound):
-                missing.append(f"{name} is {client.doing if client else 'coming up'}")
+                missing.append(f"{entry.link.name} has no carrier")
+            else:
+                missing += self._clients.missing(entry)
         if not any(not entry.link.loopback for entry in selection.managed) and not missing:
             missing.append("there is no network link")
         if missing:
@@ -162,7 +158,6 @@ class NetworkReconciler:
         return CONVERGED
 
     async def stop(self) -> None:
-        """Stop the DHCP clients; leases and addresses stay, for the next machined."""
-        for client in self._clients.values():
-            await client.stop(forget=False)
-        self._clients.clear()
+        """Stop the DHCP clients; leases, addresses and tunnels stay, for the next machined."""
+        await self._clients.stop()
+        self._tunnels.close()

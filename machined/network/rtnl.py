@@ -7,14 +7,13 @@ telemetry and mocks that three kinds of request have no use for.
 
 from __future__ import annotations
 
-import asyncio
 import errno
 import importlib.util
-import os
 import socket
-import struct
 import sys
 from typing import TYPE_CHECKING
+
+from machined.network.kernel import F_ACK, F_DUMP, F_DUMP_INTR, Conversation
 
 
 def _enter_package() -> None:
@@ -36,7 +35,7 @@ from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg  # noqa: E402
 from pyroute2.netlink.rtnl.rtmsg import rtmsg  # noqa: E402
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import Callable
     from typing import Any
 
     Message = Any  # pyroute2's messages are dictionaries with methods
@@ -44,31 +43,23 @@ if TYPE_CHECKING:
 __all__ = ["RouteSocket", "ifaddrmsg", "ifinfmsg", "rtmsg"]
 
 # include/uapi/linux/rtnetlink.h and netlink.h
-RTM_NEWLINK, RTM_GETLINK = 16, 18
+RTM_NEWLINK, RTM_DELLINK, RTM_GETLINK = 16, 17, 18
 RTM_NEWADDR, RTM_DELADDR, RTM_GETADDR = 20, 21, 22
 RTM_NEWROUTE, RTM_DELROUTE, RTM_GETROUTE = 24, 25, 26
-_NLMSG_ERROR, _NLMSG_DONE = 2, 3
-_F_REQUEST, _F_ACK, _F_DUMP = 0x1, 0x4, 0x300
-_F_DUMP_INTR = 0x10
+RTM_NEWNDUSEROPT = 68
 REPLACE = 0x500  # NLM_F_REPLACE | NLM_F_CREATE: make it so, whether it is there or not
-
-_HEADER = struct.Struct("=IHHII")
-_RECEIVE_BYTES = 128 * 1024  # the kernel sends a dump in pieces of at most 32 KiB
+CREATE = 0x600  # NLM_F_CREATE | NLM_F_EXCL: refused when it is there
 
 
 class RouteSocket:
-    """One rtnetlink socket. Requests take turns: a socket carries one dump at a time (EBUSY)."""
+    """One rtnetlink socket."""
 
     def __init__(self) -> None:
-        kind = socket.SOCK_RAW | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
-        self._socket = socket.socket(socket.AF_NETLINK, kind, socket.NETLINK_ROUTE)
-        self._socket.bind((0, 0))
-        self._turn = asyncio.Lock()
-        self._sequence = 0
+        self._kernel = Conversation(socket.NETLINK_ROUTE)
 
     def close(self) -> None:
         """Close the socket."""
-        self._socket.close()
+        self._kernel.close()
 
     async def dump(self, kind: int, message: Message) -> list[Message]:
         """All objects of a kind.
@@ -78,15 +69,11 @@ class RouteSocket:
         """
         found = []
         interrupted = False
-        async with self._turn:
-            await self._send(kind, _F_REQUEST | _F_DUMP, message)
-            async for answer, flags, body in self._answers():
-                if answer == _NLMSG_DONE:
-                    break
-                interrupted = interrupted or bool(flags & _F_DUMP_INTR)
-                item = type(message)(body)
-                item.decode()
-                found.append(item)
+        async for _, flags, body in self._kernel.ask(kind, F_DUMP, _encoder(message)):
+            interrupted = interrupted or bool(flags & F_DUMP_INTR)
+            item = type(message)(body)
+            item.decode()
+            found.append(item)
         if interrupted:
             raise InterruptedError(errno.EINTR, "the network changed while it was read")
         return found
@@ -96,38 +83,14 @@ class RouteSocket:
 
         :raises OSError: with the kernel's errno.
         """
-        async with self._turn:
-            await self._send(kind, _F_REQUEST | _F_ACK | flags, message)
-            async for answer, _, _ in self._answers():
-                if answer == _NLMSG_ERROR:  # with errno 0: the acknowledgement
-                    break
+        async for _ in self._kernel.ask(kind, F_ACK | flags, _encoder(message)):
+            pass
 
-    async def _send(self, kind: int, flags: int, message: Message) -> None:
-        self._sequence += 1
-        message["header"] = {"type": kind, "flags": flags, "sequence_number": self._sequence}
+
+def _encoder(message: Message) -> Callable[[dict[str, int]], bytes]:
+    def encode(header: dict[str, int]) -> bytes:
+        message["header"] = header
         message.encode()
-        await asyncio.get_running_loop().sock_sendall(self._socket, bytes(message.data))
+        return bytes(message.data)
 
-    async def _answers(self) -> AsyncIterator[tuple[int, int, bytes]]:
-        loop = asyncio.get_running_loop()
-        while True:
-            data = await loop.sock_recv(self._socket, _RECEIVE_BYTES)
-            for kind, flags, sequence, body in split(data):
-                if sequence != self._sequence:
-                    continue  # left over from a request that was given up in the middle
-                if kind == _NLMSG_ERROR:
-                    (code,) = struct.unpack_from("=i", body, _HEADER.size)
-                    if code:
-                        raise OSError(-code, os.strerror(-code))
-                yield kind, flags, body
-
-
-def split(data: bytes) -> Iterator[tuple[int, int, int, bytes]]:
-    """The messages in what one read returned: type, flags, sequence number, and the whole message."""
-    at = 0
-    while at + _HEADER.size <= len(data):
-        length, kind, flags, sequence, _ = _HEADER.unpack_from(data, at)
-        if length < _HEADER.size:
-            return  # not a netlink message: nothing behind it can be trusted either
-        yield kind, flags, sequence, data[at : at + length]
-        at += (length + 3) & ~3
+    return encode

@@ -26,9 +26,11 @@ from pyroute2.iproute.linux import AsyncIPRoute
 
 from basalt.config.documents import Dns, Link, NetworkConfig, Route
 from machined.network.dhcp.message import Kind, Message, Option, decode, encode
+from machined.network.dhcp.message6 import duid
 from machined.network.model import DesiredRoute, Observed, PutRoute, RemoveAddress, RemoveRoute, SetLink
 from machined.network.netlink import Events, Netlink
-from machined.network.reconciler import NetworkReconciler, ReachableAddress
+from machined.network.reconciler import NetworkReconciler
+from machined.network.view import ReachableAddress
 from machined.paths import RTPROT_DHCP, Paths
 from machined.reconcile import Board, Reconciler, State
 
@@ -162,12 +164,13 @@ async def running(root: Path, config: NetworkConfig) -> AsyncIterator[World]:
             node,
             config=lambda: current[0],
             hostname=lambda: "node",
+            duid=lambda: duid("00" * 16),
             on_lease_change=lambda: reconcilers[0].trigger(),
             announce=announced.append,
         )
         reconciler = Reconciler("network", network.reconcile, board, every_s=3600)
         reconcilers.append(reconciler)
-        events = Events(reconciler.trigger)
+        events = Events(reconciler.trigger, network.hear)
         events.start()
         task = asyncio.create_task(reconciler.run())
         try:

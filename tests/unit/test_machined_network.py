@@ -13,6 +13,7 @@ from machined import paths
 from machined.network import model
 from machined.network.desired import desired, select
 from machined.network.dhcp.lease import Lease
+from machined.network.kernel import split
 from machined.network.model import (
     Desired,
     DesiredAddress,
@@ -30,8 +31,7 @@ from machined.network.model import (
 )
 from machined.network.names import hosts, resolv_conf
 from machined.network.plan import plan
-from machined.network.reconciler import ReachableAddress, reachable
-from machined.network.rtnl import split
+from machined.network.view import ReachableAddress, reachable
 
 STATIC, DHCP = paths.RTPROT_STATIC, paths.RTPROT_DHCP
 

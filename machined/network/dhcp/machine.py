@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 from msgspec import Struct
 
-from machined.network.dhcp.lease import Lease
+from machined.network.dhcp.lease import Lease, Lease6
 from machined.network.dhcp.message import (
     ASKED_FOR,
     Kind,
@@ -57,7 +57,7 @@ class Send(Struct, frozen=True):
 class Bound(Struct, frozen=True):
     """A lease was granted or extended."""
 
-    lease: Lease
+    lease: Lease | Lease6
 
 
 class Lost(Struct, frozen=True):

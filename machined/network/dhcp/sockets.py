@@ -15,6 +15,9 @@ import struct
 
 SERVER_PORT = 67
 CLIENT_PORT = 68
+SERVER_PORT_6 = 547
+CLIENT_PORT_6 = 546
+_ALL_SERVERS_6 = "ff02::1:2"
 _ETH_P_IP = 0x0800
 _SO_ATTACH_FILTER = 26
 _BROADCAST_MAC = b"\xff" * 6
@@ -95,3 +98,29 @@ class LinkSockets:
         """Close both."""
         self.packets.close()
         self._udp.close()
+
+
+class LinkSocket6:
+    """The socket of a DHCPv6 client, bound to one link: IPv6 has a link-local address to talk from before anything else."""
+
+    def __init__(self, link: str) -> None:
+        self._link = link
+        self.packets = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+        try:
+            self.packets.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            self.packets.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, link.encode() + b"\0")
+            self.packets.bind(("::", CLIENT_PORT_6))
+        except BaseException:
+            self.packets.close()
+            raise
+
+    def send(self, payload: bytes) -> None:
+        """Send to all servers and relays of the link.
+
+        :raises OSError: the link is down, or its link-local address is still being checked.
+        """
+        self.packets.sendto(payload, (_ALL_SERVERS_6, SERVER_PORT_6, 0, socket.if_nametoindex(self._link)))
+
+    def close(self) -> None:
+        """Close it."""
+        self.packets.close()
