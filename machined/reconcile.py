@@ -12,7 +12,7 @@ import asyncio
 import enum
 import time
 import traceback
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 
 from msgspec import Struct
 
@@ -57,6 +57,25 @@ def failed_by(error: BasaltError | OSError, remedy: str = "") -> Status:
     if isinstance(error, BasaltError):
         return failed(str(error), error.remedy or remedy)
     return failed(str(error), remedy)
+
+
+def together(parts: Iterable[tuple[str, Status]]) -> Status:
+    """The status of a concern that has several parts, each with its name: the worst state, and what each part in it says.
+
+    Parts that are worse than converged come first; what converged ones have to say is said when all of them are.
+    """
+    known = list(parts)
+    for state in (State.FAILED, State.WAITING, State.CONVERGED):
+        found = [(name, status) for name, status in known if status.state is state]
+        if found:
+            unwell = [(name, status) for name, status in known if status.state is not State.CONVERGED] or found
+            ordered = sorted(unwell, key=lambda part: part[1].state is not State.FAILED)
+            reasons = [
+                f"{name}: {status.reason}" if name else status.reason for name, status in ordered if status.reason
+            ]
+            remedies = dict.fromkeys(status.remedy for _, status in ordered if status.remedy)
+            return Status(state, "; ".join(reasons), "; ".join(remedies))
+    return CONVERGED
 
 
 class Entry(Struct, frozen=True):

@@ -10,15 +10,20 @@ from basalt.errors import BasaltError
 SAID_MAX = 240  # characters of a failing program's output: enough to know why, short enough for a status line
 
 
-async def run(argv: Sequence[str], *, stdin: bytes = b"", accept: frozenset[int] = frozenset({0})) -> str:
+async def run(
+    argv: Sequence[str], *, stdin: bytes = b"", accept: frozenset[int] = frozenset({0}), name: str | None = None
+) -> str:
     """Run *argv* and return its standard output.
 
+    :param name: what the program is told that it is called, for one that does as its name says (kmod).
     :param accept: exit codes that are no failure (e2fsck answers 1 for "repaired").
     :raises BasaltError: it could not be started, or ended otherwise; *why* holds what it said.
     """
     try:
         process = await asyncio.create_subprocess_exec(
-            *argv,
+            name or argv[0],
+            *argv[1:],
+            executable=argv[0],
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
@@ -28,7 +33,9 @@ async def run(argv: Sequence[str], *, stdin: bytes = b"", accept: frozenset[int]
         raise BasaltError(f"cannot start {argv[0]}", why=str(error)) from error
     output, complaints = await process.communicate(stdin)
     if process.returncode not in accept:
-        raise BasaltError(f"{' '.join(argv)} failed with {process.returncode}", why=_said(complaints + output))
+        raise BasaltError(
+            f"{' '.join([name or argv[0], *argv[1:]])} failed with {process.returncode}", why=_said(complaints + output)
+        )
     return output.decode(errors="replace")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -40,10 +41,12 @@ def write_names(etc: Path, hostname: str, machine_id: str) -> None:
     put(etc / "machine-id", f"{machine_id}\n")
 
 
-def put(path: Path, text: str) -> bool:
+def put(path: Path, text: str, *, mode: int = 0o644) -> bool:
     """Write *text* where it differs; whether it did. Written beside and renamed: a reader never sees half a file.
 
     Not durable, for ``/run`` is memory: an fsync there costs a system call and gives nothing.
+
+    :param mode: permission bits of a file that is written; in force before any text is in it.
     """
     try:
         if path.read_text(encoding="utf-8") == text:
@@ -51,7 +54,10 @@ def put(path: Path, text: str) -> bool:
     except FileNotFoundError:
         pass
     staged = path.with_name(f".{path.name}.new")
-    staged.write_text(text, encoding="utf-8")
-    staged.chmod(0o644)
+    staged.unlink(missing_ok=True)  # of a machined that was killed here: O_CREAT alone would keep its mode
+    fd = os.open(staged, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
+    with os.fdopen(fd, "w", encoding="utf-8") as stream:
+        os.fchmod(fd, mode)
+        stream.write(text)
     staged.rename(path)
     return True
