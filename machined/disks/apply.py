@@ -35,7 +35,7 @@ async def converge(device: Path, sysfs: Path, label: str) -> Table:
     for _ in range(STEPS_MAX):
         disk = read_disk(sysfs)
         table = await read_table(device, disk)
-        await _tell_kernel(device, disk, table)
+        await tell_kernel(device, disk, table)
         step = next_step(table)
         if step is None or not _concerns(step, label):
             return table
@@ -70,7 +70,7 @@ async def take(step: Step, device: Path, disk: Disk, table: Table) -> None:
             await run([*_SFDISK_WRITE, "--part-label", str(device), str(number), label])
         case Grow(number, size_bytes):
             await run([*_SFDISK_WRITE, "-N", str(number), str(device)], stdin=f", {size_bytes // sector}\n".encode())
-    _flush(device)
+    flush(device)
 
 
 async def make_filesystem(device: Path, label: str) -> None:
@@ -91,10 +91,10 @@ async def make_filesystem(device: Path, label: str) -> None:
             str(device),
         ]
     )
-    _flush(device)
+    flush(device)
 
 
-async def _tell_kernel(device: Path, disk: Disk, table: Table) -> None:
+async def tell_kernel(device: Path, disk: Disk, table: Table) -> None:
     """Bring the kernel's partitions in line with the table, which other steps or an earlier boot have changed."""
     known = {partition.number: partition for partition in disk.partitions}
     for partition in table.partitions:
@@ -105,7 +105,8 @@ async def _tell_kernel(device: Path, disk: Disk, table: Table) -> None:
             blkpg.resize_partition(str(device), partition.number, partition.start_bytes, partition.size_bytes)
 
 
-def _flush(device: Path) -> None:
+def flush(device: Path) -> None:
+    """Have everything written to *device* on stable storage."""
     fd = os.open(device, os.O_RDONLY | os.O_CLOEXEC)
     try:
         os.fsync(fd)
