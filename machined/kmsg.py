@@ -47,6 +47,24 @@ def _read_some(fd: int, limit: int) -> list[KernelMessage]:
     return messages
 
 
+class Reader:
+    """The log from the oldest record on, read now and then.
+
+    :raises OSError: the log cannot be opened.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+
+    def some(self) -> list[KernelMessage]:
+        """What has come since, at most :data:`BATCH`."""
+        return _read_some(self._fd, BATCH)
+
+    def close(self) -> None:
+        """No more."""
+        os.close(self._fd)
+
+
 async def read(path: Path, *, follow: bool, tail: int) -> AsyncIterator[list[KernelMessage]]:
     """Batches of messages: what is in the buffer (the last *tail* of it; 0 is all), then new ones for as long as *follow*.
 
