@@ -67,6 +67,20 @@ def enter_cgroup(name: str, memory_min_bytes: int) -> None:
     _best_effort(f"{directory}/cgroup.procs", "0")
 
 
+def environment(name: str) -> dict[str, str]:
+    """What the service finds in its environment: :data:`ENVIRONMENT`, and what its ServiceConfig adds.
+
+    :raises OSError: the addition is there and cannot be read: a service without it might go where it must not.
+    :raises ValueError: so it is when it cannot be understood.
+    """
+    try:
+        with open(f"{paths.SERVICE_INPUTS}/{name}.environment", encoding="utf-8") as stream:
+            added: dict[str, str] = json.load(stream)
+    except FileNotFoundError:
+        return ENVIRONMENT
+    return ENVIRONMENT | added
+
+
 def become(uid: int) -> None:
     """Give up root for *uid*: no group, no capability, and no way back.
 
@@ -100,7 +114,7 @@ def main() -> None:
     limit = parameters["open_files_max"]
     resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
     os.environ.clear()
-    os.environ.update(ENVIRONMENT)
+    os.environ.update(environment(parameters["name"]))
     if parameters["uid"]:
         become(parameters["uid"])
     if parameters["entry"]:

@@ -18,7 +18,7 @@ BOOT = Sequence(
         Phase("identity", (Task("identity", Node.establish_identity, required=True),)),
         Phase("configuration", (Task("configuration", Node.load_configuration, required=True),)),
         Phase("firewall", (Task("firewall", Node.start_firewall),)),
-        Phase("network", (Task("network", Node.start_network),)),
+        Phase("network", (Task("network", Node.start_network), Task("kernel", Node.start_kernel))),
         Phase("api", (Task("api", api.serve, required=True),)),
         Phase("data", (Task("mount DATA", Node.mount_data),)),
         Phase("services", (Task("services", Node.start_services),)),

@@ -34,6 +34,23 @@ class ServiceStatus(Struct, frozen=True):
         return "restarting" if self.wanted else "down"
 
 
+class Deaths(Struct, frozen=True):
+    """How often a service has died since boot, and when the last time was (seconds since the epoch)."""
+
+    count: int
+    last_unix: float
+
+
+def deaths_of(directory: Path) -> Deaths | None:
+    """The deaths of the service in *directory*; None when there was none. s6 rewrites its tally at each."""
+    try:
+        tally = (directory / "supervise/death_tally").stat()
+    except FileNotFoundError:
+        return None
+    count = tally.st_size // _DEATH_RECORD_BYTES
+    return Deaths(count, tally.st_mtime) if count else None
+
+
 def parse_status(name: str, output: str, restarts: int) -> ServiceStatus:
     """Read what ``s6-svstat -o`` printed."""
     up, wanted, ready, pid, seconds = output.split()
@@ -55,11 +72,8 @@ class Supervisor:
         """
         directory = self._directory / service.name
         output = await run([paths.S6_SVSTAT, "-o", _FIELDS, str(directory)])
-        try:
-            deaths = (directory / "supervise/death_tally").stat().st_size // _DEATH_RECORD_BYTES
-        except FileNotFoundError:
-            deaths = 0
-        return parse_status(service.name, output, deaths)
+        deaths = deaths_of(directory)
+        return parse_status(service.name, output, deaths.count if deaths else 0)
 
     async def statuses(self) -> list[ServiceStatus]:
         """All services of the table that s6 knows."""

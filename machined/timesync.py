@@ -9,9 +9,9 @@ from basalt.config.documents import TimeConfig, TimeServer
 from machined import paths, syscalls
 from machined.network.dhcp.lease import Lease
 from machined.network.names import put
-from machined.reconcile import CONVERGED, Status, failed, waiting
-from machined.s6 import Supervisor
+from machined.reconcile import CONVERGED, State, Status, failed, waiting
 from machined.services import find
+from machined.servicesettings import ServiceKeeper
 
 CHRONY_STATE = "/var/lib/chrony"  # drift and NTS cookies: worth keeping, no loss when DATA is not there
 
@@ -53,7 +53,7 @@ class TimeReconciler:
     def __init__(
         self,
         node: paths.Paths,
-        supervisor: Supervisor,
+        keeper: ServiceKeeper,
         *,
         config: Callable[[], TimeConfig | None],
         leases: Callable[[], Iterable[Lease]],
@@ -61,7 +61,7 @@ class TimeReconciler:
     ) -> None:
         self._conf: Path = node.chrony_conf
         self._state = node.root / CHRONY_STATE.lstrip("/")
-        self._supervisor = supervisor
+        self._keeper = keeper
         self._config = config
         self._leases = leases
         self._ready = ready
@@ -71,19 +71,18 @@ class TimeReconciler:
         service = find("chronyd")
         if service is None or not self._ready():
             return waiting("the node is still starting")
-        status = await self._supervisor.status(service)
+        if not self._keeper.enabled("chronyd"):
+            await self._keeper.keep(service, wanted=False)
+            return Status(State.CONVERGED, "chronyd is switched off: the clock follows nothing")
         servers = servers_of(self._config(), self._leases())
         if not servers:
-            if status.wanted:
-                await self._supervisor.stop("chronyd", service.kill_after_ms)
+            await self._keeper.keep(service, wanted=False)
             return waiting("no time server is known", "name one in a TimeConfig, or let DHCP name one (option 42)")
         self._prepare_directory()
-        changed = put(self._conf, chrony_conf(servers))
-        if not status.wanted:
-            await self._supervisor.start("chronyd")
-        elif changed:
-            await self._supervisor.restart("chronyd")
-        elif not status.up:
+        conf = chrony_conf(servers)
+        put(self._conf, conf)
+        status = await self._keeper.keep(service, wanted=True, configuration=conf)
+        if status.wanted and not status.up:
             return failed("chronyd keeps ending", "its log says why: osctl logs chronyd")
         if not syscalls.clock_is_synchronised():
             names = ", ".join(server.address for server in servers)

@@ -143,7 +143,9 @@ def test_wrong_document_is_told_before_any_node_is_asked(osctl: Osctl, home: Pat
     contexts.ensure_context()
     (home / "node.yaml").write_text(DOCUMENTS.replace("hostname", "host-name"))
     osctl("apply-config -f node.yaml", code=ExitCode.USAGE)
-    assert "node.yaml:3:1: MachineConfig: $['host-name']: unknown field 'host-name'; did you mean 'hostname'?" in osctl.err
+    assert (
+        "node.yaml:3:1: MachineConfig: $['host-name']: unknown field 'host-name'; did you mean 'hostname'?" in osctl.err
+    )
     osctl("config validate node.yaml -o json", code=ExitCode.USAGE)
     assert [problem["nearest"] for problem in json.loads(osctl.err)["problems"]] == ["", "hostname"]
 
