@@ -9,7 +9,7 @@ import datetime
 from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeVar
 
-from basalt.pki import CertificateError, clock, common_name, roles_of
+from basalt.pki import CertificateError, clock, common_name, roles_of, server_name
 from basalt.roles import Role
 
 if TYPE_CHECKING:
@@ -44,6 +44,29 @@ def load_node_authorities(
 ) -> tuple[x509.Certificate, ...]:
     """The node authorities in *pem*: what issuing certificates are signed by. As :func:`load_client_authorities`."""
     return _load(pem, f"node authority in {source}", at, (_authority_problems, _server_authority_problems), "")
+
+
+def load_issuing_certificate(
+    pem: bytes, source: str, *, key_pem: bytes, node_id: str, at: datetime.datetime | None = None
+) -> x509.Certificate:
+    """A node's issuing certificate: for its key, for itself alone, and an authority for nothing but servers.
+
+    :param key_pem: the node's issuing key.
+    :raises CertificateError: with every problem.
+    """
+    certificates = _load(
+        pem,
+        f"issuing certificate in {source}",
+        at,
+        (_authority_problems, _server_authority_problems, lambda found: _issuer_problems(found, node_id)),
+        "sign the node's own signing request with the node authority: osctl enroll",
+    )
+    if len(certificates) != 1:
+        raise CertificateError(
+            f"cannot use the issuing certificate in {source}", [f"it is {len(certificates)} certificates, not one"]
+        )
+    check_key(certificates[0], key_pem, "the node")
+    return certificates[0]
 
 
 def check_key(certificate: x509.Certificate, key_pem: bytes, source: str) -> None:
@@ -140,6 +163,25 @@ def _server_authority_problems(certificate: x509.Certificate) -> list[str]:
     if usage is None or list(usage) != [x509.oid.ExtendedKeyUsageOID.SERVER_AUTH]:
         return ["its extended key usage is not exactly serverAuth; is it the client authority?"]
     return []
+
+
+def _issuer_problems(certificate: x509.Certificate, node_id: str) -> list[str]:
+    from cryptography import x509
+
+    problems = []
+    basic = _extension(certificate, x509.BasicConstraints)
+    if basic is not None and basic.ca and basic.path_length != 0:
+        problems.append("it could sign further authorities (path length is not 0)")
+    if certificate.issuer == certificate.subject:
+        problems.append("it signs itself instead of being signed by a node authority")
+    name = server_name(node_id)
+    try:
+        names = certificate.extensions.get_extension_for_class(x509.NameConstraints)
+    except (x509.ExtensionNotFound, ValueError):
+        return [*problems, f"it is not restricted to {name} (no name constraints)"]
+    if not names.critical or names.value != x509.NameConstraints([x509.DNSName(name)], None):
+        problems.append(f"its name constraints are not exactly {name}, critical")
+    return problems
 
 
 def _client_problems(certificate: x509.Certificate) -> list[str]:

@@ -14,10 +14,10 @@ import socket
 from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any
 
-from basalt.config.documents import Configuration
+from basalt.config.documents import AccessConfig, Configuration
 from basalt.errors import BasaltError
 from basalt.pki import SERVER_NAME
-from machined import bootstrap, identity, paths, power, storage
+from machined import access, bootstrap, identity, paths, power, storage
 from machined.audit import AuditLog
 from machined.bootentry import BootEntryReconciler
 from machined.configuration import ConfigurationOwner, Requester
@@ -27,6 +27,7 @@ from machined.effects import Circumstances
 from machined.gateway.trust import CONFIGURED, FIRST_CONTACT, LOCKED, ServerIdentity, Trust, write_trust
 from machined.generations import GenerationStore
 from machined.image import read_boot_id, read_image
+from machined.issuing import Issuing
 from machined.kernel import KernelReconciler
 from machined.network.names import write_names
 from machined.reconcile import CONVERGED, Board, Reconciler, State, Status, failed, failed_by
@@ -57,6 +58,7 @@ REGISTRIES_RESYNC_S = 60.0
 VOLUMES_RESYNC_S = 10.0  # how soon a disk that is plugged in is noticed
 LOGGING_RESYNC_S = 60.0
 BOOT_ENTRY_RESYNC_S = 10.0
+IDENTITY_RESYNC_S = 30.0  # a clock that was stepped tells nobody
 APPLY_SETTLE_S = 5.0  # how long an apply waits for the reconcilers' first look at it
 
 
@@ -83,7 +85,7 @@ class Node:
         self.stages = Stages(where.node_times)
         self.storage = storage.Storage(where)
         self.supervisor = Supervisor(where.services)
-        self.audit = AuditLog(where.audit)
+        self.audit = AuditLog(where.audit, self._audit_written)
         self.watchdog = Watchdog(where.watchdog)
         self.authority = bootstrap.Authority(b"", "", ())
         self.configuration = ConfigurationOwner(
@@ -105,6 +107,8 @@ class Node:
         self.end_action = ""  # what follows once stopping is set; empty when only machined itself ends
         self.on_serving: Callable[[], None] = lambda: None  # called once the API's socket accepts calls
         self._identity: identity.NodeIdentity | None = None
+        self._issuing: Issuing | None = None
+        self._identity_trouble = CONVERGED  # of the identity itself: what is issued with it comes second
         self._reconcilers: dict[str, Reconciler] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._exits = contextlib.AsyncExitStack()
@@ -119,9 +123,21 @@ class Node:
         return self._identity
 
     @property
+    def issuing(self) -> Issuing:
+        """What issues the server certificates; known as long as the identity is."""
+        if self._issuing is None:
+            raise BasaltError("the node does not know yet who it is")
+        return self._issuing
+
+    @property
+    def client_authorities(self) -> str:
+        """Whose client certificates are accepted (PEM); empty when nobody's are."""
+        return access.authorities(self.configuration.current.access, self.authority.pem)
+
+    @property
     def mode(self) -> str:
         """``locked``, ``first-contact`` or ``configured``."""
-        if not self.authority.pem:
+        if not self.client_authorities:
             return LOCKED
         return CONFIGURED if self.configuration.configured else FIRST_CONTACT
 
@@ -220,7 +236,11 @@ class Node:
                     status = failed(
                         f"the identity cannot be kept: {error}", "it changes at the next boot; look at STATE"
                     )
+        self._identity_trouble = status
         self.board.post("identity", status)
+        self._issuing = Issuing(
+            directory, self._identity.node_id, lambda: self._access.server_lifetime_h, self.publish_trust
+        )
         self.authority = bootstrap.find_authority(bootstrap.sources(self.paths))
         self._post_authority()
         self.console.state_ready()
@@ -349,10 +369,12 @@ class Node:
         self.reconcile("logging", logging.reconcile, LOGGING_RESYNC_S)
         boot_entry = BootEntryReconciler(self.paths, self.board, disk=lambda: self.storage.disk_directory)
         self.reconcile("boot entry", boot_entry.reconcile, BOOT_ENTRY_RESYNC_S)
+        self.reconcile("identity", self._look_after_identity, IDENTITY_RESYNC_S)
         self.spawn(self._keep_time(), "clock")
 
     async def _keep_time(self) -> None:
         while True:
+            self.audit.flush()
             try:
                 storage.save_time(self.paths.clock)
             except OSError as error:
@@ -383,11 +405,43 @@ class Node:
         if os.geteuid() == 0 and self.paths.root.samefile("/"):
             socket.sethostname(self.hostname)
 
+    @property
+    def _access(self) -> AccessConfig:
+        """The AccessConfig in force, or one that only has the defaults."""
+        return self.configuration.current.access or AccessConfig(client_authorities=())
+
     def publish_trust(self) -> None:
         """Tell the gateway who the node is, whom it trusts and in which mode it is."""
         own = ServerIdentity(SERVER_NAME, self.identity.key_pem.decode(), self.identity.certificate_pem.decode())
-        trust = Trust(self.mode, (own,), self.authority.pem.decode())
+        trust = Trust(
+            self.mode, (own, *self.issuing.shown), self.client_authorities, tuple(self._access.revoked_serials)
+        )
         write_trust(self.paths.gateway_trust, trust, group=paths.UID_GATEWAY if os.geteuid() == 0 else None)
+        if (
+            self.api_answers
+        ):  # before that it reads the file anyway, and a SIGHUP to a Python that is starting would end it
+            self.spawn(self._hang_up_gateway(), "hang up")
+
+    async def _hang_up_gateway(self) -> None:
+        """Have the gateway look at its open calls at once; without a word it does so within a second."""
+        try:
+            await self.supervisor.hang_up("gateway")
+        except (BasaltError, OSError) as error:
+            print(f"gateway: no SIGHUP: {error}", flush=True)
+
+    async def _look_after_identity(self) -> Status:
+        """The server certificates; trouble with the identity itself comes first."""
+        status = await self.issuing.reconcile()
+        return status if self._identity_trouble is CONVERGED else self._identity_trouble
+
+    def _audit_written(self, error: OSError | None) -> None:
+        if error is None:
+            self.board.post("audit", CONVERGED)
+        else:
+            self.board.post(
+                "audit",
+                failed(f"the audit log cannot be written: {error}", "records are kept in memory; look at STATE"),
+            )
 
     # --- tasks of the end
 

@@ -72,7 +72,8 @@ GENERATIONS_KEPT = 10  # a few kilobytes each; enough to go back past an afterno
 LOG_FILE_BYTES = 1024 * 1024
 LOG_FILES = 4  # rotated files per service, beside the current one
 AUDIT_FILE_BYTES = 1024 * 1024
-AUDIT_FILES = 4
+AUDIT_FILES = 4  # full ones, beside the current one
+AUDIT_MEMORY_RECORDS = 1000  # kept while STATE cannot be written
 WATCHDOG_TIMEOUT_S = 60  # a machined that s6 restarts is back in seconds, even under emulation
 WATCHDOG_FEED_S = 10
 SYSTEM_MEMORY_MIN_BYTES = 160 * 1024 * 1024  # protection for the whole of CGROUP_SYSTEM; the children share it
@@ -101,6 +102,7 @@ class Paths:
         self.configurations = self.state / "config"
         self.redaction_key = self.configurations / "redaction-key"
         self.wireguard = self.state / "wireguard"
+        self.audit = self.state / "audit"
         self.clock = self.state / "clock"  # its mtime is the last known time
         # DATA
         self.data = base / "var"
@@ -122,7 +124,6 @@ class Paths:
         self.node_times = self.run / "boot-stages.json"
         self.etc = base / "run/etc"
         self.logs = base / "run/log"
-        self.audit = self.logs / "audit"
         self.services = base / "run/service"
         self.esp_mount = base / "efi"
         # the kernel

@@ -7,7 +7,6 @@ gateway verified. A call without it came from a program on the node that is not 
 from __future__ import annotations
 
 import errno
-from collections.abc import Awaitable, Callable
 from typing import Any, NoReturn
 
 import grpc
@@ -16,7 +15,6 @@ from msgspec import Struct
 
 from basalt.config import ConfigError
 from basalt.errors import BasaltError, UsageError
-from machined.audit import AuditLog, Record
 from machined.configuration import ConflictError
 from machined.gateway import relay
 
@@ -84,28 +82,3 @@ def words_of(error: BasaltError | OSError) -> str:
 async def refuse(context: grpc.aio.ServicerContext[Any, Any], error: BasaltError | OSError) -> NoReturn:
     """End the call with *error*."""
     await context.abort(status_of(error), words_of(error))
-
-
-async def audited(
-    audit: AuditLog,
-    context: grpc.aio.ServicerContext[Any, Any],
-    rpc: str,
-    change: Callable[[ApiCaller], Awaitable[Any]],
-    detail: Callable[[Any], str],
-) -> Any:
-    """Carry *change* out for the caller, and record how it ended before anybody is told.
-
-    :param detail: what to record of the result.
-    """
-    caller = await caller_of(context)
-
-    def record(outcome: str, what: str = "") -> None:
-        audit.write(Record(caller.name, caller.serial, caller.address, rpc, caller.request_id, outcome, what))
-
-    try:
-        result = await change(caller)
-    except (BasaltError, OSError) as error:
-        record(f"{status_of(error).name}: {str(error).splitlines()[0]}")
-        await refuse(context, error)
-    record("OK", detail(result))
-    return result

@@ -10,7 +10,8 @@ from basalt.errors import BasaltError, UsageError
 from basalt.machine.v1 import machine_pb2 as pb
 from basalt.machine.v1 import machine_pb2_grpc as stubs
 from machined import paths
-from machined.api.callers import ApiCaller, audited, caller_of, refuse
+from machined.api.auditing import note
+from machined.api.callers import ApiCaller, caller_of, refuse
 from machined.configuration import Applied, Requester, Wish
 from machined.modes import Mode
 
@@ -41,7 +42,7 @@ class ConfigApi(stubs.ConfigServiceServicer):
             source = request.source_name or "the request"
             return await self._node.configuration.apply(request.documents, source, _requester(caller), wish)
 
-        return await self._changed(context, "ApplyConfig", apply, dry_run=request.dry_run)
+        return await self._changed(context, apply, dry_run=request.dry_run)
 
     async def RollbackConfig(  # noqa: N802
         self, request: pb.RollbackConfigRequest, context: grpc.aio.ServicerContext[Any, Any]
@@ -51,38 +52,36 @@ class ConfigApi(stubs.ConfigServiceServicer):
         async def rollback(caller: ApiCaller) -> Applied:
             return await self._node.configuration.rollback(request.generation, _requester(caller), _wish(request))
 
-        return await self._changed(context, "RollbackConfig", rollback, dry_run=request.dry_run)
+        return await self._changed(context, rollback, dry_run=request.dry_run)
 
     async def _changed(
         self,
         context: grpc.aio.ServicerContext[Any, Any],
-        rpc: str,
         change: Callable[[ApiCaller], Awaitable[Applied]],
         *,
         dry_run: bool,
     ) -> pb.ApplyConfigResponse:
         """Carry a change out, and answer when the node has looked at it once."""
-        if dry_run:
-            caller = await caller_of(context)
-            try:
-                applied = await change(caller)
-            except (BasaltError, OSError) as error:
-                await refuse(context, error)
-        else:
-            applied = await audited(self._node.audit, context, rpc, change, _words)
-            if applied.changed and not applied.rebooting:
-                await self._node.settle(*applied.concerns)
+        caller = await caller_of(context)
+        try:
+            applied = await change(caller)
+        except (BasaltError, OSError) as error:
+            await refuse(context, error)
+        note("dry run" if dry_run else _words(applied))
+        if applied.changed and not applied.rebooting:
+            await self._node.settle(*applied.concerns)
         return _response(applied)
 
     async def ConfirmConfig(  # noqa: N802
         self, request: pb.ConfirmConfigRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> pb.ConfirmConfigResponse:
         """Keep what is on trial."""
-
-        async def confirm(_: ApiCaller) -> int:
-            return await self._node.configuration.confirm(request.generation)
-
-        number = await audited(self._node.audit, context, "ConfirmConfig", confirm, lambda done: f"generation {done}")
+        await caller_of(context)
+        try:
+            number = await self._node.configuration.confirm(request.generation)
+        except (BasaltError, OSError) as error:
+            await refuse(context, error)
+        note(f"generation {number}")
         return pb.ConfirmConfigResponse(generation=number)
 
     async def GetConfig(  # noqa: N802

@@ -9,7 +9,9 @@ import grpc.aio
 
 from basalt.machine.v1 import machine_pb2_grpc as stubs
 from machined import paths
+from machined.api.auditing import AuditInterceptor, RefusalHandler
 from machined.api.config import ConfigApi
+from machined.api.identity import IdentityApi
 from machined.api.logs import LogApi
 from machined.api.network import NetworkApi
 from machined.api.services import ServiceApi
@@ -29,10 +31,12 @@ async def start(node: Node) -> grpc.aio.Server:
     """Listen on the socket, open to the gateway's user alone."""
     socket = node.paths.socket
     socket.unlink(missing_ok=True)  # of a machined that was killed
-    server = grpc.aio.server(options=_OPTIONS)
+    server = grpc.aio.server(options=_OPTIONS, interceptors=(AuditInterceptor(node.audit),))
+    server.add_generic_rpc_handlers((RefusalHandler(node.audit),))
     stubs.add_SystemServiceServicer_to_server(SystemApi(node), server)
     stubs.add_ConfigServiceServicer_to_server(ConfigApi(node), server)
     stubs.add_NetworkServiceServicer_to_server(NetworkApi(node), server)
+    stubs.add_IdentityServiceServicer_to_server(IdentityApi(node), server)
     stubs.add_ServiceServiceServicer_to_server(ServiceApi(node), server)
     stubs.add_LogServiceServicer_to_server(LogApi(node), server)
     mask = os.umask(0o177)  # the socket must never exist with a wider mode, not even for a moment

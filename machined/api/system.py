@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import time
 from typing import TYPE_CHECKING, Any
@@ -12,7 +11,8 @@ import grpc.aio
 from basalt.machine.v1 import machine_pb2 as pb
 from basalt.machine.v1 import machine_pb2_grpc as stubs
 from machined import image, power
-from machined.api.callers import audited, caller_of
+from machined.api.auditing import note
+from machined.api.callers import caller_of
 from machined.reconcile import State
 
 if TYPE_CHECKING:
@@ -93,22 +93,20 @@ class SystemApi(stubs.SystemServiceServicer):
         self, request: pb.RebootRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> pb.RebootResponse:
         """Answers, then reboots."""
-        await self._end(context, "Reboot", power.REBOOT)
+        await self._end(context, power.REBOOT)
         return pb.RebootResponse()
 
     async def Shutdown(  # noqa: N802
         self, request: pb.ShutdownRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> pb.ShutdownResponse:
         """Answers, then powers off."""
-        await self._end(context, "Shutdown", power.POWER_OFF)
+        await self._end(context, power.POWER_OFF)
         return pb.ShutdownResponse()
 
-    async def _end(self, context: grpc.aio.ServicerContext[Any, Any], rpc: str, action: str) -> None:
-        async def begin(_: object) -> None:
-            self._node.stop_soon(action)
-
-        await audited(self._node.audit, context, rpc, begin, lambda _: action)
-        await asyncio.sleep(0)
+    async def _end(self, context: grpc.aio.ServicerContext[Any, Any], action: str) -> None:
+        await caller_of(context)
+        note(action)
+        self._node.stop_soon(action)
 
 
 def read_memory(text: str) -> dict[str, int]:

@@ -1,8 +1,8 @@
 """Who is calling: read from the certificate that TLS has already verified against the client authorities.
 
 TLS proves that an authority of ours signed it and that it is within its dates *at the handshake*. What TLS leaves open is decided
-here: that it is a certificate for clients and nothing else (extended key usage exactly clientAuth), that it names somebody, and that
-it is still within its dates while the connection lives on.
+here: that it is a certificate for clients and nothing else (extended key usage exactly clientAuth) and that it names somebody. Whether
+it is still good while the connection lives on is :mod:`machined.gateway.admission`'s to say.
 """
 
 from __future__ import annotations
@@ -12,8 +12,6 @@ from dataclasses import dataclass
 
 from basalt.pki import clock, common_name, roles_of
 from basalt.roles import Role
-
-CACHE_MAX = 1024  # distinct certificates remembered; beyond it the cache starts again
 
 
 class UnknownCallerError(Exception):
@@ -69,24 +67,3 @@ def read_caller(certificate_pem: bytes) -> Caller:
     return Caller(
         name, roles, f"{certificate.serial_number:x}", certificate.not_valid_before_utc, certificate.not_valid_after_utc
     )
-
-
-class Callers:
-    """Remembers certificates already read: parsing one takes longer than relaying a call."""
-
-    def __init__(self) -> None:
-        self._known: dict[bytes, Caller] = {}
-
-    def identify(self, certificate_pem: bytes, now: datetime.datetime) -> Caller:
-        """The caller, with the certificate's dates checked against *now*.
-
-        :raises UnknownCallerError: see :func:`read_caller` and :meth:`Caller.check_dates`.
-        """
-        caller = self._known.get(certificate_pem)
-        if caller is None:
-            caller = read_caller(certificate_pem)
-            if len(self._known) >= CACHE_MAX:
-                self._known.clear()
-            self._known[certificate_pem] = caller
-        caller.check_dates(now)
-        return caller

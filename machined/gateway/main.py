@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import datetime
 import os
 import signal
 from pathlib import Path
@@ -13,12 +14,20 @@ import grpc.aio
 
 from basalt.errors import BasaltError
 from machined import paths
+from machined.gateway.admission import Admission
 from machined.gateway.authorise import contract
+from machined.gateway.calls import OpenCalls, patrol
+from machined.gateway.handshakes import watch_stderr
+from machined.gateway.refusals import REFUSED, Refusals
 from machined.gateway.relay import Relay
 from machined.gateway.trust import Trust, TrustFile
 from machined.services import NOTIFICATION_FD
 
 TRUST_POLL_S = 0.02  # machined writes the file once, early in the boot; a watch would cost more than these stats
+PATROL_S = 1.0  # how long a certificate may be over, or a SIGHUP missed, before the open calls are looked at
+REFUSAL_TIMEOUT_S = 10.0  # for handing one refusal over to machined
+
+_AS_IS: Any = None  # serialisers: messages stay bytes
 
 _SERVER_OPTIONS = (
     ("grpc.so_reuseport", 0),  # a second gateway must fail loudly instead of taking half of the calls
@@ -80,16 +89,35 @@ class Gateway:
     """The server and its channel to machined."""
 
     def __init__(self, trust_file: TrustFile, socket: Path, address: str) -> None:
-        self._trust_file = trust_file
         self._inner = grpc.aio.insecure_channel(f"unix:{socket}", options=_INNER_OPTIONS)
         self._server = grpc.aio.server(options=_SERVER_OPTIONS)
-        self._server.add_generic_rpc_handlers((Relay(contract(), trust_file, self._inner),))
+        self._admission = Admission(trust_file)
+        self._calls = OpenCalls()
+        tell = self._inner.unary_unary(REFUSED, _AS_IS, _AS_IS)
+        self._refusals = Refusals(lambda record: tell(record, timeout=REFUSAL_TIMEOUT_S))
+        self._trust_changed = asyncio.Event()
+        relay = Relay(contract(), self._admission, self._calls, self._refusals, self._inner)
+        self._server.add_generic_rpc_handlers((relay,))
         self.port = self._server.add_secure_port(address, credentials(trust_file))
 
     async def start(self) -> None:
         """Listen."""
         await self._server.start()
-        self._connector = asyncio.create_task(self._keep_connected())
+        self._tasks = [
+            asyncio.create_task(work)
+            for work in (
+                self._keep_connected(),
+                self._refusals.run(),
+                patrol(self._calls, self._refusal_now, self._trust_changed, PATROL_S),
+            )
+        ]
+
+    def trust_changed(self) -> None:
+        """Look at the trust file and at the open calls now."""
+        self._trust_changed.set()
+
+    def _refusal_now(self, certificate_pem: bytes) -> str:
+        return self._admission.refusal(certificate_pem, datetime.datetime.now(datetime.UTC))
 
     async def _keep_connected(self) -> None:
         """Connect to machined before anybody calls, and again as soon as it is back (gRPC alone would wait for a call)."""
@@ -100,7 +128,8 @@ class Gateway:
     async def stop(self) -> None:
         """Let calls in flight end within the grace, then close."""
         await self._server.stop(paths.STOP_GRACE_S)
-        self._connector.cancel()
+        for task in self._tasks:
+            task.cancel()
         await self._inner.close(None)
 
 
@@ -113,10 +142,12 @@ async def wait_for_trust(trust_file: TrustFile) -> None:
 async def serve(node: paths.Paths) -> None:
     """Run until SIGTERM."""
     stop = asyncio.Event()
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
+    loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGTERM, stop.set)
     trust_file = TrustFile(node.gateway_trust)
     await wait_for_trust(trust_file)
     gateway = Gateway(trust_file, node.socket, f"[::]:{paths.API_PORT}")
+    loop.add_signal_handler(signal.SIGHUP, gateway.trust_changed)
     await gateway.start()
     os.write(NOTIFICATION_FD, b"\n")  # s6: ready (notification-fd)
     os.close(NOTIFICATION_FD)
@@ -128,4 +159,6 @@ async def serve(node: paths.Paths) -> None:
 
 def main() -> None:
     """Entry of the service ``gateway``."""
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until there is something that could have changed
+    watch_stderr()
     asyncio.run(serve(paths.Paths()))

@@ -10,17 +10,22 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import datetime
+import functools
 import secrets
 from collections.abc import AsyncIterator, Mapping
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 from urllib.parse import unquote
 
 import grpc
 import grpc.aio
 
+from machined.audit import Record
+from machined.gateway.admission import Admission
 from machined.gateway.authorise import Rule, Verdict, decide, explain
-from machined.gateway.identity import Caller, Callers, UnknownCallerError
-from machined.gateway.trust import LOCKED, TrustFile
+from machined.gateway.calls import OpenCall, OpenCalls
+from machined.gateway.identity import Caller, UnknownCallerError
+from machined.gateway.refusals import Refusals
+from machined.gateway.trust import LOCKED
 
 # Names of what machined is told; "-bin" values may hold any bytes, and a CN may be any UTF-8.
 IDENTITY = "basalt-identity-bin"
@@ -35,8 +40,10 @@ RIDE_OVER_S = 10.0
 
 RESTARTING = "machined is restarting; the node answers again in a moment"
 
+_UNAUTHENTICATED = grpc.StatusCode.UNAUTHENTICATED
+
 _STATUS = {
-    Verdict.LOCKED: grpc.StatusCode.UNAUTHENTICATED,
+    Verdict.LOCKED: _UNAUTHENTICATED,
     Verdict.CLOSED: grpc.StatusCode.PERMISSION_DENIED,
     Verdict.NO_ROLE: grpc.StatusCode.PERMISSION_DENIED,
     Verdict.NOT_CONFIGURED: grpc.StatusCode.FAILED_PRECONDITION,
@@ -57,10 +64,18 @@ else:
 class Relay(_Handler):
     """Answers every method of the contract by asking machined, and no other."""
 
-    def __init__(self, rules: Mapping[str, Rule], trust: TrustFile, inner: grpc.aio.Channel) -> None:
-        self._trust = trust
+    def __init__(
+        self,
+        rules: Mapping[str, Rule],
+        admission: Admission,
+        calls: OpenCalls,
+        refusals: Refusals,
+        inner: grpc.aio.Channel,
+    ) -> None:
+        self._admission = admission
+        self._calls = calls
+        self._refusals = refusals
         self._inner = inner
-        self._callers = Callers()
         self._handlers = {method: self._handler(rule) for method, rule in rules.items()}
 
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler[Any, Any] | None:
@@ -68,110 +83,153 @@ class Relay(_Handler):
         return self._handlers.get(handler_call_details.method)
 
     def _handler(self, rule: Rule) -> grpc.RpcMethodHandler[Any, Any]:
+        inner, method = self._inner, rule.method
         if rule.client_streaming and rule.server_streaming:
-            return grpc.stream_stream_rpc_method_handler(self._stream_stream(rule))
+            return grpc.stream_stream_rpc_method_handler(self._many(rule, inner.stream_stream(method, _AS_IS, _AS_IS)))
         if rule.client_streaming:
-            return grpc.stream_unary_rpc_method_handler(self._stream_unary(rule))
+            return grpc.stream_unary_rpc_method_handler(self._one(rule, inner.stream_unary(method, _AS_IS, _AS_IS)))
         if rule.server_streaming:
-            return grpc.unary_stream_rpc_method_handler(self._unary_stream(rule))
-        return grpc.unary_unary_rpc_method_handler(self._unary_unary(rule))
+            return grpc.unary_stream_rpc_method_handler(self._many(rule, inner.unary_stream(method, _AS_IS, _AS_IS)))
+        return grpc.unary_unary_rpc_method_handler(self._one(rule, inner.unary_unary(method, _AS_IS, _AS_IS)))
 
-    async def _admit(self, rule: Rule, context: _Context) -> _Metadata:
-        """Judge a call; the metadata for machined when it may be made, an aborted call otherwise."""
+    def _one(self, rule: Rule, call: Any) -> Any:
+        """The handler of a method with one response; its request is a message or, where it streams, an iterator."""
+
+        async def relay(request: Any, context: _Context) -> bytes:
+            admitted = await self._admit(rule, context)
+            inner = call(request, timeout=context.time_remaining(), metadata=admitted.metadata)
+            with self._calls.open(admitted.certificate_pem, inner) as opened:
+                try:
+                    response: bytes = await inner
+                except grpc.aio.AioRpcError as error:
+                    await _pass_on(error, context)
+                except asyncio.CancelledError:
+                    await self._end(rule, opened, admitted, context)
+            return response
+
+        return relay
+
+    def _many(self, rule: Rule, call: Any) -> Any:
+        """The handler of a method whose responses stream."""
+
+        async def relay(request: Any, context: _Context) -> AsyncIterator[bytes]:
+            admitted = await self._admit(rule, context)
+            inner = call(request, timeout=context.time_remaining(), metadata=admitted.metadata)
+            with self._calls.open(admitted.certificate_pem, inner) as opened:
+                try:
+                    async for response in inner:
+                        yield response
+                except grpc.aio.AioRpcError as error:
+                    await _pass_on(error, context)
+                except asyncio.CancelledError:
+                    await self._end(rule, opened, admitted, context)
+                finally:
+                    inner.cancel()  # the caller has gone: machined must not go on for nobody
+
+        return relay
+
+    async def _admit(self, rule: Rule, context: _Context) -> _Admitted:
+        """Judge a call; an aborted call when it may not be made."""
         request_id = secrets.token_hex(8)
         context.set_trailing_metadata(((REQUEST_ID, request_id),))
-        self._trust.refresh()
-        trust = self._trust.current
-        mode = trust.mode if trust else LOCKED
         certificates = [*context.auth_context().get("x509_pem_cert", ())]
+        admitted = await self._judge(rule, context, certificates, request_id)
+        if self._inner.get_state() is not grpc.ChannelConnectivity.READY:
+            await self._machined_is_there()
+            admitted = await self._judge(
+                rule, context, certificates, request_id
+            )  # who was admitted then may not be now
+        return admitted
+
+    async def _judge(self, rule: Rule, context: _Context, certificates: list[bytes], request_id: str) -> _Admitted:
+        certificate = certificates[0] if certificates else b""
+        address = address_of(context.peer())
+        trust = self._admission.trust
         try:
-            if not certificates:
+            if not certificate:
                 raise UnknownCallerError("no client certificate")
-            caller = self._callers.identify(certificates[0], datetime.datetime.now(datetime.UTC))
+            caller = self._admission.admit(certificate, datetime.datetime.now(datetime.UTC))
         except UnknownCallerError as error:
-            await context.abort(grpc.StatusCode.UNAUTHENTICATED, str(error))
-        verdict = decide(rule, mode, caller.roles)
+            await self._refuse(
+                rule, context, self._named(certificate), address, request_id, _UNAUTHENTICATED, str(error)
+            )
+        verdict = decide(rule, trust.mode if trust else LOCKED, caller.roles)
         if verdict is not Verdict.ALLOWED:
-            await context.abort(_STATUS[verdict], explain(verdict, rule, caller.roles))
-        await self._machined_is_there()
-        return metadata_for(caller, certificates[0], context.peer(), request_id)
+            words = explain(verdict, rule, caller.roles)
+            await self._refuse(rule, context, caller, address, request_id, _STATUS[verdict], words)
+        return _Admitted(caller, certificate, address, request_id)
+
+    def _named(self, certificate_pem: bytes) -> Caller | None:
+        """Whom a certificate that is not admitted names, if anybody."""
+        try:
+            return self._admission.identify(certificate_pem)
+        except UnknownCallerError:
+            return None
+
+    async def _refuse(
+        self,
+        rule: Rule,
+        context: _Context,
+        caller: Caller | None,
+        address: str,
+        request_id: str,
+        status: grpc.StatusCode,
+        words: str,
+    ) -> NoReturn:
+        """End a call that is not admitted, and have it recorded."""
+        self._refusals.note(
+            Record(
+                identity=caller.name if caller else "",
+                serial=caller.serial if caller else "",
+                address=address,
+                rpc=rule.method,
+                request_id=request_id,
+                outcome=f"{status.name}: {words}",
+                roles=tuple(sorted(caller.roles)) if caller else (),
+            )
+        )
+        await context.abort(status, words)
+
+    async def _end(self, rule: Rule, opened: OpenCall, admitted: _Admitted, context: _Context) -> NoReturn:
+        """A call was cancelled: by its caller, which needs no word, or because its caller is no longer admitted."""
+        if not opened.refusal:
+            raise asyncio.CancelledError
+        who, where, which = admitted.caller, admitted.address, admitted.request_id
+        await self._refuse(rule, context, who, where, which, _UNAUTHENTICATED, opened.refusal)
 
     async def _machined_is_there(self) -> None:
         """Wait a little for machined; what the call then finds is the call's own answer."""
-        if self._inner.get_state() is grpc.ChannelConnectivity.READY:
-            return
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(RIDE_OVER_S):
                 await self._inner.channel_ready()
 
-    def _unary_unary(self, rule: Rule) -> Any:
-        call = self._inner.unary_unary(rule.method, _AS_IS, _AS_IS)
 
-        async def relay(request: bytes, context: _Context) -> bytes:
-            metadata = await self._admit(rule, context)
-            try:
-                response: bytes = await call(request, timeout=context.time_remaining(), metadata=metadata)
-            except grpc.aio.AioRpcError as error:
-                await _pass_on(error, context)
-            return response
+class _Admitted(NamedTuple):
+    """A call that may be made."""
 
-        return relay
+    caller: Caller
+    certificate_pem: bytes
+    address: str
+    request_id: str
 
-    def _stream_unary(self, rule: Rule) -> Any:
-        call = self._inner.stream_unary(rule.method, _AS_IS, _AS_IS)
-
-        async def relay(requests: AsyncIterator[bytes], context: _Context) -> bytes:
-            metadata = await self._admit(rule, context)
-            try:
-                response: bytes = await call(requests, timeout=context.time_remaining(), metadata=metadata)
-            except grpc.aio.AioRpcError as error:
-                await _pass_on(error, context)
-            return response
-
-        return relay
-
-    def _unary_stream(self, rule: Rule) -> Any:
-        call = self._inner.unary_stream(rule.method, _AS_IS, _AS_IS)
-
-        async def relay(request: bytes, context: _Context) -> AsyncIterator[bytes]:
-            metadata = await self._admit(rule, context)
-            stream = call(request, timeout=context.time_remaining(), metadata=metadata)
-            try:
-                async for response in stream:
-                    yield response
-            except grpc.aio.AioRpcError as error:
-                await _pass_on(error, context)
-            finally:
-                stream.cancel()  # the caller has gone: machined must not go on for nobody
-
-        return relay
-
-    def _stream_stream(self, rule: Rule) -> Any:
-        call = self._inner.stream_stream(rule.method, _AS_IS, _AS_IS)
-
-        async def relay(requests: AsyncIterator[bytes], context: _Context) -> AsyncIterator[bytes]:
-            metadata = await self._admit(rule, context)
-            stream = call(requests, timeout=context.time_remaining(), metadata=metadata)
-            try:
-                async for response in stream:
-                    yield response
-            except grpc.aio.AioRpcError as error:
-                await _pass_on(error, context)
-            finally:
-                stream.cancel()
-
-        return relay
+    @property
+    def metadata(self) -> _Metadata:
+        """What machined is told about it."""
+        return (
+            *metadata_of(self.caller),
+            (CERTIFICATE, self.certificate_pem),
+            (ADDRESS, self.address),
+            (REQUEST_ID, self.request_id),
+        )
 
 
-def metadata_for(caller: Caller, certificate_pem: bytes, peer: str, request_id: str) -> _Metadata:
-    """What machined is told about a call."""
+@functools.lru_cache(maxsize=1024)
+def metadata_of(caller: Caller) -> _Metadata:
+    """What machined is told about every call of a caller."""
     return (
         (IDENTITY, caller.name.encode()),
         (ROLES, ",".join(sorted(caller.roles))),
         (SERIAL, caller.serial),
-        (CERTIFICATE, certificate_pem),
-        (ADDRESS, address_of(peer)),
-        (REQUEST_ID, request_id),
     )
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import datetime
-import json
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,17 +11,22 @@ from typing import Any
 
 import grpc
 import grpc.aio
+import msgspec
 import pytest
 
-from basalt import pki
+from basalt import pki, pki_node
 from basalt.machine.v1 import machine_pb2 as pb
 from basalt.machine.v1 import machine_pb2_grpc as stubs
 from basalt.roles import Role
 from machined import power
+from machined.api.auditing import AuditInterceptor
 from machined.api.callers import DETAILS_BYTES_MAX, words_of
 from machined.api.server import start
 from machined.api.system import read_memory
+from machined.audit import AuditLog, Record
+from machined.gateway.authorise import contract
 from machined.gateway.main import Gateway
+from machined.gateway.refusals import REFUSED
 from machined.gateway.trust import TrustFile
 from machined.node import Node
 from machined.paths import Paths
@@ -47,9 +51,8 @@ class World:
         options = [("grpc.ssl_target_name_override", pki.SERVER_NAME), ("grpc.use_local_subchannel_pool", 1)]
         return grpc.aio.secure_channel(f"127.0.0.1:{self.gateway.port}", credentials, options=options)
 
-    def audit(self) -> list[dict[str, Any]]:
-        path = self.node.paths.audit / "current"
-        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    def audit(self) -> list[Record]:
+        return self.node.audit.read()
 
 
 def scratch_root(root: Path, authority: pki.Identity) -> Paths:
@@ -169,25 +172,156 @@ def test_refusals_carry_all_that_is_wrong(play: Callable[[Scenario], None]) -> N
     play(scenario)
 
 
-def test_each_change_leaves_a_record_and_no_other_call_does(play: Callable[[Scenario], None]) -> None:
+def test_each_change_leaves_a_record_and_looking_does_not(play: Callable[[Scenario], None]) -> None:
     async def scenario(world: World) -> None:
         async with world.channel(Role.ADMIN) as channel:
             system, config = stubs.SystemServiceStub(channel), stubs.ConfigServiceStub(channel)
             await system.Version(pb.VersionRequest())
-            await config.ApplyConfig(pb.ApplyConfigRequest(documents=DOCUMENT, dry_run=True))
             assert world.audit() == []
+            await config.ApplyConfig(pb.ApplyConfigRequest(documents=DOCUMENT, dry_run=True))
             await refused(config.ApplyConfig(pb.ApplyConfigRequest(documents=b"nonsense: [")))
             call = config.ApplyConfig(pb.ApplyConfigRequest(documents=DOCUMENT))
             await call
             request_id = dict(await call.trailing_metadata())["basalt-request-id"]
             await system.Reboot(pb.RebootRequest())
-            records = world.audit()
-            assert [record["rpc"] for record in records] == ["ApplyConfig", "ApplyConfig", "Reboot"]
-            assert records[0]["outcome"].startswith("INVALID_ARGUMENT")
-            assert (records[1]["outcome"], records[1]["identity"]) == ("OK", "ada")
-            assert records[1]["request_id"] == request_id
-            assert records[1]["address"].startswith("127.0.0.1:")
-            assert records[1]["detail"] == "generation 1: set the hostname to edge-7"
+            dry, wrong, right, reboot = world.audit()
+            assert [record.rpc.rpartition("/")[2] for record in (dry, wrong, right, reboot)] == [
+                "ApplyConfig",
+                "ApplyConfig",
+                "ApplyConfig",
+                "Reboot",
+            ]
+            assert (dry.outcome, dry.detail) == ("OK", "dry run")
+            assert wrong.outcome.startswith("INVALID_ARGUMENT: ")
+            assert (right.outcome, right.identity, right.roles) == ("OK", "ada", ("os:admin",))
+            assert (right.request_id, right.address.partition(":")[0]) == (request_id, "127.0.0.1")
+            assert right.detail == "generation 1: set the hostname to edge-7"
+            assert reboot.detail == power.REBOOT
+
+    play(scenario)
+
+
+async def until(true: Callable[[], bool]) -> None:
+    """Wait for something that another task does."""
+    while not true():
+        await asyncio.sleep(0.02)
+
+
+def test_refused_calls_are_recorded_once_and_counted(play: Callable[[Scenario], None]) -> None:
+    async def scenario(world: World) -> None:
+        async with world.channel(Role.READER) as channel:
+            system = stubs.SystemServiceStub(channel)
+            for _ in range(5):
+                assert (await refused(system.Reboot(pb.RebootRequest())))[0] is grpc.StatusCode.PERMISSION_DENIED
+            await until(lambda: bool(world.audit()))
+            (record,) = world.audit()
+            assert (record.identity, record.roles) == ("ada", ("os:reader",))
+            assert record.rpc == "/basalt.machine.v1.SystemService/Reboot"
+            assert record.outcome.startswith("PERMISSION_DENIED: ")
+
+    play(scenario)
+
+
+def test_the_audit_log_is_read_and_followed_by_admins(play: Callable[[Scenario], None]) -> None:
+    async def scenario(world: World) -> None:
+        async with world.channel(Role.OPERATOR) as channel:
+            log = stubs.IdentityServiceStub(channel)
+            assert (await refused(log.Audit(pb.AuditRequest()).read()))[0] is grpc.StatusCode.PERMISSION_DENIED
+        async with world.channel(Role.ADMIN) as channel:
+            config, log = stubs.ConfigServiceStub(channel), stubs.IdentityServiceStub(channel)
+            await config.ApplyConfig(pb.ApplyConfigRequest(documents=DOCUMENT))
+            stream = log.Audit(pb.AuditRequest(follow=True, tail_records=1))
+            first = await stream.read()
+            assert [record.rpc.rpartition("/")[2] for record in first.records] == ["Audit"], (
+                "reading it is recorded too"
+            )
+            await config.ApplyConfig(pb.ApplyConfigRequest(documents=DOCUMENT, dry_run=True))
+            assert [record.detail for record in (await stream.read()).records] == ["dry run"]
+            stream.cancel()
+            everything = [record async for part in log.Audit(pb.AuditRequest()) for record in part.records]
+            assert [record.rpc.rpartition("/")[2] for record in everything if record.outcome == "OK"] == [
+                "ApplyConfig",
+                "Audit",
+                "ApplyConfig",
+                "Audit",
+            ]
+
+    play(scenario)
+
+
+def test_nobody_but_the_gateway_reports_refusals(play: Callable[[Scenario], None]) -> None:
+    """The method is not in the contract, so the gateway does not relay it; and a success cannot be reported with it."""
+
+    async def scenario(world: World) -> None:
+        forged = msgspec.json.encode(Record("ada", "1", "", "/x/Y", "", "OK"))
+        async with world.channel(Role.ADMIN) as channel:
+            code, _ = await refused(channel.unary_unary(REFUSED, None, None)(forged))
+            assert code is grpc.StatusCode.UNIMPLEMENTED
+        async with grpc.aio.insecure_channel(f"unix:{world.node.paths.socket}") as inner:
+            code, _ = await refused(inner.unary_unary(REFUSED, None, None)(forged))
+            assert code is grpc.StatusCode.INVALID_ARGUMENT
+        assert world.audit() == []
+
+    play(scenario)
+
+
+def test_every_method_that_may_change_something_is_recorded() -> None:
+    """By its role in the contract; and none of them is of a kind that the recorder does not know."""
+    interceptor = AuditInterceptor(AuditLog(Path("/nowhere")))
+    for method, rule in contract().items():
+        assert (method in interceptor.audited) == (rule.role not in (Role.READER, Role.METRICS))
+        assert method not in interceptor.audited or not rule.client_streaming
+
+
+def node_ca_signs(response: pb.GetIdentityResponse, authority: pki.Identity) -> bytes:
+    return pki_node.issue_issuer(authority, response.signing_request, 30 * DAY)
+
+
+def test_enrolment_gives_the_node_a_second_certificate_and_drops_nothing(play: Callable[[Scenario], None]) -> None:
+    nodes = pki_node.make_node_ca("nodes", 60 * DAY)
+
+    async def scenario(world: World) -> None:
+        async with world.channel(Role.ADMIN) as channel:
+            config, identity = stubs.ConfigServiceStub(channel), stubs.IdentityServiceStub(channel)
+            before = await identity.GetIdentity(pb.GetIdentityRequest())
+            assert [shown.server_name for shown in before.certificates] == ["basalt-node"]
+            issuer = node_ca_signs(before, nodes)
+            enroll = pb.EnrollRequest(issuer_certificate=issuer)
+            assert (await refused(identity.Enroll(enroll)))[0] is grpc.StatusCode.FAILED_PRECONDITION  # not configured
+            await config.ApplyConfig(pb.ApplyConfigRequest(documents=DOCUMENT))
+            code, why = await refused(identity.Enroll(pb.EnrollRequest(issuer_certificate=nodes.certificate_pem)))
+            assert code is grpc.StatusCode.INVALID_ARGUMENT
+            assert "path length" in why and "does not belong" not in why
+            log = stubs.LogServiceStub(channel).Logs(pb.LogsRequest(service="gateway", follow=True))
+            await log.read()  # open all the time
+
+            enrolled = await identity.Enroll(enroll)
+            name = pki.server_name(before.node_id)
+            assert enrolled.certificate.server_name == name
+            after = await identity.GetIdentity(pb.GetIdentityRequest())
+            assert [shown.server_name for shown in after.certificates] == ["basalt-node", name]
+            assert (after.issuer_certificate, after.issuer_authority) == (issuer, "nodes")
+            assert after.signing_request != b""
+
+            # A client that trusts the node authority alone gets in by the node's name, again after a renewal.
+            client = pki.issue_client(world.authority, "ada", [Role.READER], DAY)
+            credentials = grpc.ssl_channel_credentials(nodes.certificate_pem, client.key_pem, client.certificate_pem)
+            for _ in range(2):
+                options = [("grpc.ssl_target_name_override", name), ("grpc.use_local_subchannel_pool", 1)]
+                async with grpc.aio.secure_channel(
+                    f"127.0.0.1:{world.gateway.port}", credentials, options=options
+                ) as other:
+                    version = await stubs.SystemServiceStub(other).Version(pb.VersionRequest())
+                    assert version.node_id == before.node_id
+                kept = world.node.issuing.server
+                assert kept
+                world.node.issuing.server = None
+                await world.node.issuing.reconcile()
+                assert world.node.issuing.server not in (None, kept)
+            with (world.node.paths.logs / "gateway/current").open("a") as file:
+                file.write("2026-01-02 still here\n")
+            assert b"still here" in (await log.read()).chunk, "the stream has outlived enrolment and renewals"
+            log.cancel()
 
     play(scenario)
 

@@ -14,7 +14,6 @@ from cryptography import x509
 from basalt import pki
 from basalt.errors import BasaltError
 from machined import bootstrap, identity
-from machined.audit import AuditLog, Record
 from machined.bootloader import LOADER_GUID, CountedEntry, booted_entry, loader_times, parse_entry, read_variable, rearm
 from machined.console import Console
 from machined.image import read_image, root_hash, slot_of
@@ -246,18 +245,3 @@ def test_the_clock_never_goes_back_before_the_last_known_time(tmp_path: Path, mo
     os.utime(stamp, (ahead, ahead))
     assert apply_last_known_time(stamp)
     assert set_to == [pytest.approx(ahead)]
-
-
-def test_audit_lines_are_bounded_in_number(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from machined import paths
-
-    monkeypatch.setattr(paths, "AUDIT_FILE_BYTES", 2000)
-    log = AuditLog(tmp_path / "audit")
-    for at in range(200):
-        log.write(Record("Zoë", "1f", "192.0.2.1:1", "ApplyConfig", f"{at}", "OK"))
-    files = sorted((tmp_path / "audit").iterdir())
-    assert len(files) <= paths.AUDIT_FILES + 1
-    assert all(path.stat().st_size < 2300 for path in files)
-    newest = (tmp_path / "audit/current").read_text().splitlines() if (tmp_path / "audit/current").exists() else []
-    last = json.loads(newest[-1]) if newest else json.loads(files[-1].read_text().splitlines()[-1])
-    assert (last["identity"], last["request_id"]) == ("Zoë", "199")
