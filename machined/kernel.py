@@ -35,14 +35,10 @@ class Written(Struct, frozen=True):
 
 
 def setting_path(name: str) -> str:
-    """Where a setting lies below ``/proc/sys``.
+    """Where a setting lies below ``/proc/sys``: dots and slashes change places (sysctl.d(5)).
 
-    The first separator counts (sysctl.d(5)): after a dot, dots and slashes change places, so that ``net.ipv4.conf.eth0/5.rp_filter``
-    can name the link ``eth0.5``; after a slash the name is the path.
+    So ``net.ipv4.conf.eth0/5.rp_filter`` can name the link ``eth0.5``. The configuration knows no other spelling.
     """
-    dot, slash = name.find("."), name.find("/")
-    if slash >= 0 and (dot < 0 or slash < dot):
-        return name
     return name.translate(str.maketrans("./", "/."))
 
 

@@ -168,6 +168,14 @@ def _prefix(text: str) -> str:
     return str(ipaddress.ip_network(text)) if "/" not in text else _destination(text)
 
 
+def _sysctl_name(text: str) -> str:
+    """In the spelling with dots. The first separator says which it is (sysctl.d(5)); with slashes the name is the path itself."""
+    match = re.fullmatch(r"[a-z][a-z0-9_-]*([./])[A-Za-z0-9_-]+([./][A-Za-z0-9_-]+)*", text)
+    if match is None:
+        raise ValueError("it is no name of a kernel setting")
+    return text if match[1] == "." else text.translate(str.maketrans("./", "/."))
+
+
 def _wireguard_key(text: str) -> str:
     try:
         key = base64.b64decode(text, validate=True)
@@ -308,8 +316,8 @@ Size = Annotated[str, _text("a number of bytes, or with KiB, MiB, GiB, TiB, kB, 
 SysctlName = Annotated[
     str,
     _text(
-        "names with '.' between, as below /proc/sys",
-        _matching(r"[a-z][a-z0-9_-]*(\.[A-Za-z0-9_-]+)+", "it is no name of a kernel setting"),
+        "names with '.' between, as below /proc/sys; a '.' within a name is written '/'",
+        _sysctl_name,
         "net.core.somaxconn",
     ),
 ]

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from basalt.config import ConfigError, parse
 from basalt.config.documents import MachineConfig, Module
 from machined import paths
 from machined.kernel import (
@@ -28,7 +29,6 @@ from machined.watchdog import judge
     [
         ("vm.swappiness", "vm/swappiness"),
         ("net.ipv4.conf.eth0/5.rp_filter", "net/ipv4/conf/eth0.5/rp_filter"),
-        ("net/ipv4/conf/eth0.5/rp_filter", "net/ipv4/conf/eth0.5/rp_filter"),
     ],
 )
 def test_names_become_paths_as_sysctl_makes_them(name: str, path: str) -> None:
@@ -166,3 +166,23 @@ def test_watchdog_says_what_it_really_does(actual: int, refusal: str, state: Sta
     status = judge("dog", 120, actual, refusal, "it takes 1 to 60 s")
     assert status.state is state and words in status.reason
     assert status is not CONVERGED
+
+
+@pytest.mark.parametrize(
+    ("written", "canonical"),
+    [
+        ("net.ipv4.conf.eth0/5.rp_filter", "net.ipv4.conf.eth0/5.rp_filter"),
+        ("net/ipv4/conf/eth0.5/rp_filter", "net.ipv4.conf.eth0/5.rp_filter"),
+    ],
+)
+def test_both_spellings_of_sysctl_are_one_setting(written: str, canonical: str) -> None:
+    text = f"apiVersion: basalt.dev/v1alpha1\nkind: MachineConfig\nhostname: a\nsysctls: {{{written}: '1'}}\n"
+    machine = parse(text).machine
+    assert machine is not None and machine.sysctls == {canonical: "1"}
+
+
+@pytest.mark.parametrize("name", ["net..x", "vm/../x", "/vm/x", "vm", "vm.", "../x.y", "net/ipv4/.x"])
+def test_names_that_lead_elsewhere_are_none(name: str) -> None:
+    text = f"apiVersion: basalt.dev/v1alpha1\nkind: MachineConfig\nhostname: a\nsysctls: {{'{name}': '1'}}\n"
+    with pytest.raises(ConfigError):
+        parse(text)

@@ -238,7 +238,7 @@ class Concern(_message.Message):
     """"network", "time", ..."""
     state: Global___ConcernState.ValueType
     reason: _builtins.str
-    """in words; empty when converged"""
+    """in words; when converged empty, or what is worth knowing all the same"""
     remedy: _builtins.str
     """what to do, or what the node tries next"""
     since_unix: _builtins.int
