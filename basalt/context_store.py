@@ -27,6 +27,7 @@ DEFAULT_CONTEXT = "default"
 
 # Context and node names become file names and words on a command line ("-n a,b").
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
+NODE_ID = re.compile(r"[0-9a-f]{32}")
 
 
 def _endpoint(text: str) -> str:
@@ -43,11 +44,27 @@ def _fingerprint(text: str) -> str:
         raise ValueError(error.why) from error
 
 
-class Node(Struct, frozen=True, kw_only=True):
-    """A node: where it listens and the fingerprint of its certificate."""
+def _node_id(text: str) -> str:
+    try:
+        return parse_node_id(text)
+    except UsageError as error:
+        raise ValueError(error.why) from error
+
+
+_Fingerprint = Annotated[str, Meta(extra={RULE: TextRule("SHA256: and 64 hexadecimal digits", _fingerprint)})]
+_NodeId = Annotated[str, Meta(extra={RULE: TextRule("the id that `osctl version` shows", _node_id)})]
+
+
+class Node(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A node: where it listens, and how it is recognised.
+
+    One with an ``id`` is enrolled: it is recognised by that name in a certificate of the context's node authority, and by
+    nothing else. One without is recognised by the fingerprint of the certificate that it made itself at its first boot.
+    """
 
     endpoint: Annotated[str, Meta(extra={RULE: TextRule("HOST:PORT", _endpoint)})]
-    fingerprint: Annotated[str, Meta(extra={RULE: TextRule("SHA256: and 64 hexadecimal digits", _fingerprint)})]
+    fingerprint: _Fingerprint | None = None
+    id: _NodeId | None = None
 
     @property
     def address(self) -> Endpoint:
@@ -61,6 +78,8 @@ class Context(Struct, frozen=True, kw_only=True, omit_defaults=True, rename="cam
     certificate: str
     key: str
     ca_key: str | None = None  # only where this operator can sign certificates
+    node_ca: str | None = None  # node authorities: what enrolled nodes are verified against; several during a rotation
+    node_ca_key: str | None = None  # only where this operator can enrol nodes
     node: str | None = None  # spoken to where the command line names none
     nodes: dict[str, Node] = {}
 
@@ -96,6 +115,20 @@ def config_path() -> Path:
     # The XDG Base Directory Specification: a relative path is invalid and to be ignored.
     base = Path(os.environ.get("XDG_CONFIG_HOME", ""))
     return (base if base.is_absolute() else Path.home() / ".config") / "osctl" / "config.yaml"
+
+
+def parse_node_id(text: str) -> str:
+    """A node's id as `osctl version` shows it.
+
+    :raises UsageError: when it cannot be one.
+    """
+    if NODE_ID.fullmatch(text.lower()) is None:
+        raise UsageError(
+            f"{text!r} is not a node's id",
+            why="an id has 32 hexadecimal digits",
+            remedy="`osctl version` shows it",
+        )
+    return text.lower()
 
 
 def load() -> Contexts:

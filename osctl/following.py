@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 
 from basalt.client import Target, connect, tls
-from basalt.client.diagnosis import FingerprintMismatchError
+from basalt.client.recognition import WrongNodeError
 from basalt.errors import BasaltError, UnreachableError
 from basalt.machine.v1 import machine_pb2 as api
 
@@ -33,6 +33,17 @@ def reboot_and_wait(target: Target, *, timeout_s: float, wait_s: float) -> api.V
     with connect(target, timeout_s=timeout_s) as client:
         before = client.version().boot_id
         last = _order(client.reboot)
+    return wait_for_next_boot(target, before, timeout_s=timeout_s, wait_s=wait_s, last=last)
+
+
+def wait_for_next_boot(
+    target: Target, before: str, *, timeout_s: float, wait_s: float, last: BasaltError | None = None
+) -> api.VersionResponse:
+    """Return when a boot other than *before* (its boot id) answers.
+
+    :param last: the error to report where none is seen before the time is up.
+    :raises UnreachableError: when it is not back in time, or came back as somebody else.
+    """
     end = time.monotonic() + wait_s
     while time.monotonic() < end:
         try:
@@ -40,7 +51,7 @@ def reboot_and_wait(target: Target, *, timeout_s: float, wait_s: float) -> api.V
             tls.fetch_certificate(target.endpoint, timeout_s=CONNECT_TIMEOUT_S)
             with connect(target, timeout_s=min(timeout_s, LOOK_TIMEOUT_S)) as client:
                 now = client.version()
-        except FingerprintMismatchError:
+        except WrongNodeError:
             raise
         except BasaltError as error:
             # On its way down and up a node refuses in many ways; all but a wrong identity may pass.

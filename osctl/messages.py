@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from google.protobuf.message import Message
 
 
 def plain(message: Message) -> dict[str, Any]:
-    """Every field of *message*, defaults included. Enum values are in lower case without their common prefix."""
+    """Every field of *message*, defaults included. Enum values read as on the command line: without their common prefix, `no-reboot`."""
     return {field.name: _value(field, getattr(message, field.name)) for field in message.DESCRIPTOR.fields}
 
 
@@ -26,7 +27,7 @@ def _single(field: Any, value: Any) -> Any:
         return value.decode("utf-8", "replace")
     if field.enum_type is not None:
         number = field.enum_type.values_by_number.get(value)
-        # CONCERN_STATE_CONVERGED of ConcernState, whose value 0 is CONCERN_STATE_UNSPECIFIED.
-        prefix = field.enum_type.values_by_number[0].name.removesuffix("UNSPECIFIED")
-        return number.name.removeprefix(prefix).lower() if number is not None else value
+        # CONCERN_STATE_CONVERGED of ConcernState: all values of an enum begin with its name.
+        prefix = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", field.enum_type.name).upper() + "_"
+        return number.name.removeprefix(prefix).lower().replace("_", "-") if number is not None else value
     return value

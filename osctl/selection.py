@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 from basalt import contexts, pki
 from basalt.client import Target
 from basalt.commandline import Arguments
@@ -26,8 +28,14 @@ def targets_of(arguments: Arguments) -> list[Target]:
     if arguments.endpoint is not None:
         return [_endpoint(arguments.endpoint, arguments.fingerprint, names, context)]
     if arguments.fingerprint is not None:
-        if len(names) != 1 or names[0] in context.nodes:
-            raise UsageError("--fingerprint goes with one address", remedy="name it with --endpoint HOST:PORT")
+        # The way back to a node that cannot prove its id any more: by the certificate of its first boot, this once.
+        if not names and context.node is not None:
+            names = [context.node]
+        if len(names) != 1:
+            raise UsageError("--fingerprint goes with one node", remedy="name it with -n NAME or --endpoint HOST:PORT")
+        if names[0] in context.nodes:
+            address = str(context.nodes[names[0]].address)
+            return [_endpoint(address, arguments.fingerprint, names, context)]
         return [_endpoint(names[0], arguments.fingerprint, [], context)]
     if not names:
         if context.node is None:
@@ -67,12 +75,12 @@ def _endpoint(text: str, fingerprint: str | None, names: list[str], context: Con
         raise UsageError("--endpoint is the address of one node", why=f"-n names {len(names)}")
     known = [name for name, node in context.nodes.items() if node.address == endpoint]
     name = names[0] if names else (known[0] if known else str(endpoint))
-    if fingerprint is None:
-        if not names and not known:
-            raise UsageError(
-                f"nothing says how to recognise the node at {endpoint}",
-                why="the context knows no node with this address",
-                remedy="add --fingerprint SHA256:... as the node's console shows it",
-            )
-        fingerprint = contexts.find_node(context, name).fingerprint
-    return Target(name, endpoint, pki.parse_fingerprint(fingerprint), contexts.client_of(context))
+    if fingerprint is not None:
+        return Target(name, endpoint, pki.parse_fingerprint(fingerprint), contexts.client_of(context))
+    if not names and not known:
+        raise UsageError(
+            f"nothing says how to recognise the node at {endpoint}",
+            why="the context knows no node with this address",
+            remedy="add --fingerprint SHA256:... as the node's console shows it",
+        )
+    return dataclasses.replace(Target.of_context(context, name), endpoint=endpoint)

@@ -24,8 +24,6 @@ from basalt.machine.v1 import machine_pb2_grpc as stubs
 KEEPALIVE_MS = 20_000
 
 _OPTIONS: tuple[tuple[str, int | str], ...] = (
-    ("grpc.ssl_target_name_override", pki.SERVER_NAME),
-    ("grpc.default_authority", pki.SERVER_NAME),
     ("grpc.keepalive_time_ms", KEEPALIVE_MS),
     ("grpc.keepalive_timeout_ms", KEEPALIVE_MS // 2),
     # A node is reached directly or not at all: a proxy from the environment would only blur the errors.
@@ -51,13 +49,31 @@ _Response = TypeVar("_Response")
 def connect(target: Target, *, timeout_s: float = DEFAULT_TIMEOUT_S) -> Client:
     """Recognise the node and open a connection to it.
 
-    The certificate that answers is compared with the pin; then gRPC gets that very certificate as its only root, so it
-    is gRPC's own handshake that verifies the node, and an impostor in between gains nothing. A certificate with that
-    fingerprint that was seen before serves as well: the first call then finds out whether the node still has it.
+    An enrolled node is verified by gRPC's handshake alone, against the target's node authorities and by its own name; the
+    first call finds out. There is no way from there to the fingerprint: that would be a weaker check than was agreed on.
+
+    Of any other node the certificate that answers is compared with the pin; then gRPC gets that very certificate as its only
+    root, so it is gRPC's own handshake that verifies the node, and an impostor in between gains nothing. A certificate with
+    that fingerprint that was seen before serves as well: the first call then finds out whether the node still has it.
 
     :param timeout_s: for this and for each call; streams may last longer.
     :raises UnreachableError: with the reason.
     """
+    credentials = grpc.ssl_channel_credentials(
+        root_certificates=target.node_authorities if target.node_id else _pinned(target, timeout_s),
+        private_key=target.identity.key_pem,
+        certificate_chain=target.identity.certificate_pem,
+    )
+    # The name is what the node is asked for (SNI), and what its certificate must be for.
+    name = (
+        ("grpc.ssl_target_name_override", target.server_name),
+        ("grpc.default_authority", target.server_name),
+    )
+    return Client(target, grpc.secure_channel(str(target.endpoint), credentials, options=(*name, *_OPTIONS)), timeout_s)
+
+
+def _pinned(target: Target, timeout_s: float) -> bytes:
+    """The certificate (PEM) that has the target's fingerprint."""
     certificate = known.recall(target.fingerprint)
     if certificate is None:
         certificate = tls.fetch_certificate(target.endpoint, timeout_s=timeout_s)
@@ -65,12 +81,7 @@ def connect(target: Target, *, timeout_s: float = DEFAULT_TIMEOUT_S) -> Client:
         if found != target.fingerprint:
             raise diagnosis.fingerprint_mismatch(target, found)
         known.remember(certificate)
-    credentials = grpc.ssl_channel_credentials(
-        root_certificates=pki.der_to_pem(certificate),
-        private_key=target.identity.key_pem,
-        certificate_chain=target.identity.certificate_pem,
-    )
-    return Client(target, grpc.secure_channel(str(target.endpoint), credentials, options=_OPTIONS), timeout_s)
+    return pki.der_to_pem(certificate)
 
 
 class Client:
@@ -85,6 +96,7 @@ class Client:
         self._timeout_s = timeout_s
         self._system = stubs.SystemServiceStub(channel)
         self._config = stubs.ConfigServiceStub(channel)
+        self._identity = stubs.IdentityServiceStub(channel)
         self._network = stubs.NetworkServiceStub(channel)
         self._identity = stubs.IdentityServiceStub(channel)
         self._services = stubs.ServiceServiceStub(channel)

@@ -6,7 +6,8 @@ import datetime
 from typing import TYPE_CHECKING
 
 from basalt import pki, roles
-from basalt.client import tls
+from basalt.client import recognition, tls
+from basalt.client.recognition import WrongNodeError
 from basalt.client.target import Target
 from basalt.errors import BasaltError, RefusedError, UnreachableError, UsageError
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 DIAGNOSIS_TIMEOUT_S = 10.0
 
 
-class FingerprintMismatchError(UnreachableError):
+class FingerprintMismatchError(WrongNodeError):
     """What answered is not the node that was pinned."""
 
 
@@ -42,10 +43,12 @@ def explain_unavailable(target: Target, details: str) -> BasaltError:
     :param details: gRPC's own text, told where everything looks right by now.
     """
     try:
-        found = pki.fingerprint(tls.fetch_certificate(target.endpoint, timeout_s=DIAGNOSIS_TIMEOUT_S))
-        if found != target.fingerprint:
-            return fingerprint_mismatch(target, found)
-        refusal = tls.ask_admission(target.endpoint, target.identity, timeout_s=DIAGNOSIS_TIMEOUT_S)
+        unrecognised = _not_recognised(target)
+        if unrecognised is not None:
+            return unrecognised
+        refusal = tls.ask_admission(
+            target.endpoint, target.identity, timeout_s=DIAGNOSIS_TIMEOUT_S, server_name=target.server_name
+        )
     except UnreachableError as error:
         return error
     if refusal is not None:
@@ -55,6 +58,20 @@ def explain_unavailable(target: Target, details: str) -> BasaltError:
         why=details,
         remedy="try again; if it stays so, `osctl status` and `osctl logs machined` may say more",
     )
+
+
+def _not_recognised(target: Target) -> UnreachableError | None:
+    """Why what answers is not *target*, or None when it is."""
+    if not target.node_id:
+        found = pki.fingerprint(tls.fetch_certificate(target.endpoint, timeout_s=DIAGNOSIS_TIMEOUT_S))
+        return fingerprint_mismatch(target, found) if found != target.fingerprint else None
+    unverified = tls.verify_node(
+        target.endpoint, target.server_name, target.node_authorities, timeout_s=DIAGNOSIS_TIMEOUT_S
+    )
+    if unverified is None:
+        return None
+    theirs = tls.node_clock(target.endpoint, timeout_s=DIAGNOSIS_TIMEOUT_S)
+    return recognition.explain(target, unverified, pki.utc_now(), theirs)
 
 
 def explain_deadline(target: Target, method: str) -> UnreachableError:

@@ -55,27 +55,60 @@ class Refusal(NamedTuple):
     meaning: str
 
 
-def fetch_certificate(endpoint: Endpoint, *, timeout_s: float) -> bytes:
+class Unverified(NamedTuple):
+    """A certificate that a node showed, and why it does not lead to the authorities that it should."""
+
+    code: int  # X509_V_ERR_..., as in OpenSSL's x509_vfy.h
+    message: str
+    certificate: bytes  # DER
+
+
+def fetch_certificate(endpoint: Endpoint, *, timeout_s: float, server_name: str = SERVER_NAME) -> bytes:
     """The certificate that answers at *endpoint* (DER), which proves nothing until it is compared with a pin.
 
     No client certificate is shown: who the operator is, is nothing for a node that is not recognised yet.
 
+    :param server_name: whose certificate to ask for (SNI); a node that has none of that name shows its own.
     :raises UnreachableError: with the reason.
     """
-    with _handshake(endpoint, None, timeout_s) as stream:
+    with _handshake(endpoint, None, timeout_s, server_name) as stream:
         certificate = stream.getpeercert(binary_form=True)
     if certificate is None:
         raise _unreachable(endpoint, "it showed no certificate")
     return certificate
 
 
-def ask_admission(endpoint: Endpoint, identity: Identity, *, timeout_s: float) -> Refusal | None:
+def verify_node(endpoint: Endpoint, server_name: str, authorities: bytes, *, timeout_s: float) -> Unverified | None:
+    """Whether the node shows a certificate for *server_name* that leads to *authorities* (PEM): None, or why not.
+
+    :raises UnreachableError: when no handshake got that far, with the reason.
+    """
+    context = _context(None)
+    context.verify_mode = ssl.CERT_REQUIRED
+    context.check_hostname = True
+    context.load_verify_locations(cadata=authorities.decode("ascii"))
+    try:
+        with (
+            socket.create_connection(endpoint, timeout_s) as raw,
+            context.wrap_socket(raw, server_hostname=server_name),
+        ):
+            return None
+    except ssl.SSLCertVerificationError as error:
+        shown = fetch_certificate(endpoint, timeout_s=timeout_s, server_name=server_name)
+        return Unverified(error.verify_code, error.verify_message, shown)
+    except OSError as error:
+        raise _explain(endpoint, error) from error
+
+
+def ask_admission(
+    endpoint: Endpoint, identity: Identity, *, timeout_s: float, server_name: str = SERVER_NAME
+) -> Refusal | None:
     """Whether the node lets the holder of *identity* in: None, or how it refused.
 
     :raises UnreachableError: when not even that could be found out, with the reason.
     """
     try:
-        with _handshake(endpoint, identity, timeout_s) as stream:
+        with _handshake(endpoint, identity, timeout_s, server_name) as stream:
             # In TLS 1.3 the server judges the client's certificate after the client's side of the handshake is done.
             if not stream.recv(1):
                 return Refusal("", "the node hung up when it saw the client certificate")
@@ -107,7 +140,9 @@ def node_clock(endpoint: Endpoint, *, timeout_s: float) -> datetime.datetime | N
 
 
 @contextlib.contextmanager
-def _handshake(endpoint: Endpoint, identity: Identity | None, timeout_s: float) -> Iterator[ssl.SSLSocket]:
+def _handshake(
+    endpoint: Endpoint, identity: Identity | None, timeout_s: float, server_name: str
+) -> Iterator[ssl.SSLSocket]:
     """A TLS connection in the manner of gRPC; errors of the body and of the client's certificate are the caller's."""
     context = _context(identity)
     try:
@@ -116,7 +151,7 @@ def _handshake(endpoint: Endpoint, identity: Identity | None, timeout_s: float) 
         raise _explain(endpoint, error) from error
     with raw:
         try:
-            stream = context.wrap_socket(raw, server_hostname=SERVER_NAME)
+            stream = context.wrap_socket(raw, server_hostname=server_name)
         except OSError as error:
             if identity is not None and isinstance(error, ssl.SSLError):
                 raise

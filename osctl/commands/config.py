@@ -1,55 +1,19 @@
-"""apply-config, get config, config validate, config schema."""
+"""What shows configurations: get config, generations and provenance; config validate and schema, which need no node."""
 
 from __future__ import annotations
 
 import datetime
-import sys
-from pathlib import Path
 
 from basalt import config, output
 from basalt.client import Target, connect
 from basalt.commandline import Arguments
-from basalt.errors import UsageError
 from basalt.machine.v1 import machine_pb2 as api
 from basalt.pki import clock
 from osctl import answers
 from osctl.fleet import on_all
 from osctl.messages import plain
+from osctl.reading import read_documents
 from osctl.selection import targets_of, timeout_of
-
-
-def _read(name: str) -> tuple[bytes, str]:
-    """The bytes of a file (or standard input) and its name for error messages."""
-    if name == "-":
-        return sys.stdin.buffer.read(), "standard input"
-    try:
-        return Path(name).read_bytes(), name
-    except OSError as error:
-        raise UsageError(f"cannot read {name}", why=error.strerror or str(error)) from error
-
-
-def apply(arguments: Arguments) -> int:
-    documents, source = _read(arguments.file)
-    # Here first: a mistake is told before any of several nodes has changed.
-    config.parse(documents, source)
-
-    def act(target: Target) -> api.ApplyConfigResponse:
-        with connect(target, timeout_s=timeout_of(arguments)) as client:
-            return client.apply_config(
-                documents,
-                source=source,
-                dry_run=arguments.dry_run,
-                expected_generation=arguments.expected_generation,
-            )
-
-    def text(answer: api.ApplyConfigResponse) -> str:
-        if not answer.diff:
-            return f"nothing differs; generation {answer.generation} stands"
-        stands = "nothing was changed (--dry-run)" if arguments.dry_run else f"generation {answer.generation} stands"
-        lines = [*answer.diff.splitlines(), *(f"* {action}" for action in answer.actions), stands]
-        return "\n".join(map(output.printable, lines))
-
-    return answers.show(on_all(targets_of(arguments), act), arguments.form, plain, text)
 
 
 def get(arguments: Arguments) -> int:
@@ -63,17 +27,64 @@ def get(arguments: Arguments) -> int:
         return {**plain(answer), "documents": list(yaml.safe_load_all(answer.documents))}
 
     def text(answer: api.GetConfigResponse) -> str:
-        applied = clock(datetime.datetime.fromtimestamp(answer.applied_unix, datetime.UTC))
         kept = ", ".join(str(number) for number in answer.generations)
-        head = f"# generation {answer.generation}, applied {applied} by {answer.applied_by or 'nobody'}; kept: {kept}"
+        head = (
+            f"# generation {answer.generation}, applied {_instant(answer.applied_unix)} by "
+            f"{answer.applied_by or 'nobody'}; kept: {kept}"
+        )
         return "\n".join(map(output.printable, [head, *answer.documents.decode("utf-8", "replace").splitlines()]))
 
     return answers.show(on_all(targets_of(arguments), ask), arguments.form, fields, text)
 
 
+def generations(arguments: Arguments) -> int:
+    def ask(target: Target) -> api.ListGenerationsResponse:
+        with connect(target, timeout_s=timeout_of(arguments)) as client:
+            return client.list_generations()
+
+    def text(answer: api.ListGenerationsResponse) -> str:
+        if not answer.generations:
+            return "the node has no configuration yet"
+        rows = [
+            (
+                one["number"],
+                one["state"] + (f", {output.duration(one['trial_left_s'])} left" if one["trial_left_s"] else ""),
+                _instant(one["applied_unix"]),
+                one["applied_by"],
+                one["source"],
+                one["reason"],
+            )
+            for one in plain(answer)["generations"]
+        ]
+        return output.table(("generation", "state", "applied", "by", "source", "reason"), rows)
+
+    return answers.show(on_all(targets_of(arguments), ask), arguments.form, plain, text, listing="generations")
+
+
+def provenance(arguments: Arguments) -> int:
+    def ask(target: Target) -> api.ProvenanceResponse:
+        with connect(target, timeout_s=timeout_of(arguments)) as client:
+            return client.provenance()
+
+    def text(answer: api.ProvenanceResponse) -> str:
+        rows = [
+            (of, one.source, one.outcome, one.detail)
+            for of, reports in (("configuration", answer.configuration), ("authority", answer.authority))
+            for one in reports
+        ]
+        return output.table(("of", "source", "outcome", "detail"), rows)
+
+    return answers.show(on_all(targets_of(arguments), ask), arguments.form, plain, text)
+
+
+def _instant(unix: int) -> str:
+    return clock(datetime.datetime.fromtimestamp(unix, datetime.UTC)) if unix else "-"
+
+
 def validate(arguments: Arguments) -> int:
-    documents, source = _read(arguments.file)
-    kinds = [type(document).__name__ for document in config.parse(documents, source).documents]
+    documents, source = read_documents(arguments.file)
+    # A copy of what a node has, with placeholders for its secrets, is as good as any.
+    kinds = [type(one).__name__ for one in config.parse(documents, source, accept_placeholders=True).documents]
     if arguments.form == "table":
         print(f"{source} is valid: {', '.join(kinds)}")
     else:

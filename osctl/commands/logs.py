@@ -1,7 +1,8 @@
-"""logs and dmesg: streams, written as they come."""
+"""logs, dmesg and audit: streams, written as they come."""
 
 from __future__ import annotations
 
+import datetime
 import sys
 from collections.abc import Callable, Iterator
 from typing import TypeVar
@@ -10,6 +11,7 @@ from basalt import output
 from basalt.client import Target, connect
 from basalt.commandline import Arguments, report_error
 from basalt.machine.v1 import machine_pb2 as api
+from basalt.pki import clock
 from osctl.fleet import Outcome, exit_code, stream_all
 from osctl.messages import plain
 from osctl.selection import targets_of, timeout_of
@@ -44,6 +46,36 @@ def dmesg(arguments: Arguments) -> int:
             output.emit_line({"node": target.name, **plain(message)}, arguments.form)
 
     return _stream(arguments, read, write)
+
+
+def audit(arguments: Arguments) -> int:
+    def read(target: Target) -> Iterator[api.AuditRecord]:
+        with connect(target, timeout_s=timeout_of(arguments)) as client:
+            yield from client.audit(follow=arguments.follow, tail=arguments.tail)
+
+    def write(target: Target, record: api.AuditRecord, label: bytes) -> None:
+        if arguments.form == "table":
+            _write(f"{_audit_line(record)}\n".encode(), label)
+        else:
+            output.emit_line({"node": target.name, **plain(record)}, arguments.form)
+
+    return _stream(arguments, read, write)
+
+
+def _audit_line(record: api.AuditRecord) -> str:
+    """One record: when, who, from where, what, how it ended. The columns are wide enough for most, and never cut."""
+    when = clock(datetime.datetime.fromtimestamp(record.time_unix, datetime.UTC))
+    words = (
+        when,
+        (record.identity or "nobody").ljust(20),
+        (record.address or "-").ljust(21),
+        record.rpc.removeprefix("/basalt.machine.v1.").ljust(28),
+        record.request_id,
+        record.outcome,
+        f"({record.detail})" if record.detail else "",
+        f"and {record.repeated} more like it" if record.repeated else "",
+    )
+    return output.printable("  ".join(word for word in words if word))
 
 
 def _write(chunk: bytes, label: bytes) -> None:

@@ -1,13 +1,17 @@
-"""version, status, services, reboot, shutdown."""
+"""version, status, get links, services, reboot, shutdown."""
 
 from __future__ import annotations
 
+import datetime
 import importlib.metadata
+import time
+from typing import Any
 
 from basalt import output
 from basalt.client import Target, connect
 from basalt.commandline import Arguments
 from basalt.machine.v1 import machine_pb2 as api
+from basalt.pki import clock
 from osctl import answers
 from osctl.fleet import on_all
 from osctl.messages import plain
@@ -73,13 +77,86 @@ def status(arguments: Arguments) -> int:
                 "up": output.duration(answer.uptime_s),
             }
         )
+        banner = ""
+        if answer.trial_left_s:
+            banner = (
+                f"ON TRIAL: generation {answer.generation} is taken back in {output.duration(answer.trial_left_s)}; "
+                "`osctl config confirm` keeps it\n\n"
+            )
+        header = ("concern", "state", "since", "reason", "what next")
         rows = [
-            (concern["name"], concern["state"], concern["reason"], concern["remedy"])
-            for concern in plain(answer)["concerns"]
+            (one["name"], one["state"], _since(one, answer), one["reason"], _what_next(one))
+            for one in plain(answer)["concerns"]
         ]
-        return f"{facts}\n\n{output.table(('concern', 'state', 'reason', 'what next'), rows)}" if rows else facts
+        return banner + (f"{facts}\n\n{output.table(header, rows)}" if rows else facts)
 
     return answers.show(on_all(targets_of(arguments), ask), arguments.form, plain, text)
+
+
+def _since(concern: dict[str, Any], answer: api.StatusResponse) -> str:
+    """How long the concern has been in its state, by the node's own clock."""
+    if not concern["since_unix"]:
+        return "-"
+    return output.duration(max((answer.clock_unix or int(time.time())) - concern["since_unix"], 0))
+
+
+def _what_next(concern: dict[str, Any]) -> str:
+    """What to do, or what the node does by itself; how often it has failed so far."""
+    parts = [concern["remedy"]]
+    if concern["failures"]:
+        parts.append(f"failed {concern['failures']} times" if concern["failures"] > 1 else "failed once")
+    if concern["next_look_s"] and concern["state"] != "converged":
+        parts.append(f"looks again in {output.duration(max(concern['next_look_s'], 1))}")
+    return "; ".join(part for part in parts if part)
+
+
+def links(arguments: Arguments) -> int:
+    def ask(target: Target) -> api.ListLinksResponse:
+        with connect(target, timeout_s=timeout_of(arguments)) as client:
+            return client.links()
+
+    def text(answer: api.ListLinksResponse) -> str:
+        rows = [
+            (
+                one.name,
+                one.kind,
+                ("up" if one.carrier else "no carrier") if one.up else "off",
+                one.mac or "-",
+                one.mtu,
+                ", ".join(f"{address.address} ({address.source})" for address in one.addresses) or "-",
+                ", ".join(_route(route) for route in one.routes) or "-",
+                _particulars(one),
+            )
+            for one in answer.links
+        ]
+        return output.table(("link", "kind", "state", "mac", "mtu", "addresses", "routes", "particulars"), rows)
+
+    return answers.show(on_all(targets_of(arguments), ask), arguments.form, plain, text, listing="links")
+
+
+def _route(route: api.LinkRoute) -> str:
+    via = f" via {route.via}" if route.via else ""
+    return f"{route.to}{via} ({route.source})"
+
+
+def _particulars(link: api.Link) -> str:
+    """What its kind brings with it."""
+    handshakes = ", ".join(
+        f"peer {peer.public_key} {_instant(peer.last_handshake_unix) if peer.last_handshake_unix else 'silent'}"
+        for peer in link.wireguard_peers
+    )
+    parts = (
+        f"vlan {link.vlan_id} on {link.parent}" if link.vlan_id else "",
+        f"part of {link.master}" if link.master else "",
+        f"{link.bond_mode}{f', {link.bond_active} active' if link.bond_active else ''}" if link.bond_mode else "",
+        f"public key {link.wireguard_public_key}" if link.wireguard_public_key else "",
+        handshakes,
+    )
+    return "; ".join(part for part in parts if part)
+
+
+def _instant(unix: int) -> str:
+    return clock(datetime.datetime.fromtimestamp(unix, datetime.UTC))
 
 
 def services(arguments: Arguments) -> int:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import concurrent.futures
 import contextlib
 import datetime
+import hashlib
 import socket
 import ssl
 import threading
@@ -14,8 +15,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import grpc
+from cryptography import x509
 
-from basalt import config, pki, roles
+from basalt import config, pki, pki_node, roles
 from basalt.client import Target
 from basalt.endpoint import Endpoint
 from basalt.machine.v1 import machine_pb2 as api
@@ -48,18 +50,21 @@ else:
     _Interceptor = grpc.ServerInterceptor  # generic in its stubs alone
 
 
-class _Roles(_Interceptor):
-    """The gateway's rule: the contract says which role a call needs."""
+class _Checks(_Interceptor):
+    """The gateway's rules: the contract says which role a call needs, and the authorities in force whose calls are heard."""
+
+    def __init__(self, node: FakeNode) -> None:
+        self._node = node
 
     def intercept_service(self, continuation: Callable[..., Any], details: grpc.HandlerCallDetails) -> Any:
         handler = continuation(details)
         method = details.method
 
         def check(context: grpc.ServicerContext) -> None:
-            from cryptography import x509
-
             properties: Any = context.auth_context()
             certificate = x509.load_pem_x509_certificate(properties["x509_pem_cert"][0])
+            if not self._node.admits(certificate):
+                context.abort(grpc.StatusCode.UNAUTHENTICATED, "the certificate's authority is not trusted any more")
             needed = roles.of_method(method)
             if needed is None or not roles.permitted(pki.roles_of(certificate), needed):
                 context.abort(grpc.StatusCode.PERMISSION_DENIED, f"{method} needs the role {needed}")
@@ -82,17 +87,36 @@ class _Roles(_Interceptor):
 
 
 class FakeNode(
-    stubs.SystemServiceServicer, stubs.ConfigServiceServicer, stubs.ServiceServiceServicer, stubs.LogServiceServicer
+    stubs.SystemServiceServicer,
+    stubs.ConfigServiceServicer,
+    stubs.IdentityServiceServicer,
+    stubs.NetworkServiceServicer,
+    stubs.ServiceServiceServicer,
+    stubs.LogServiceServicer,
 ):
-    """A node as its clients see it. Use it as a context manager."""
+    """A node as its clients see it. Use it as a context manager.
+
+    It has two identities, told apart by SNI as a real one does: the pinned one, and once enrolled a short-lived one.
+    """
 
     def __init__(self, authority: Authority, *, name: str = "node-1") -> None:
         self.authority = authority
         self.name = name
         self.identity = pki.make_server_identity(name, pki.utc_now() - DAY)
+        self.node_id = hashlib.sha256(name.encode()).hexdigest()[:32]
+        self.issuing_key = pki_node.make_issuing_key()
+        self.issuer_pem = b""  # empty before enrolment
+        self.server: pki.Identity | None = None  # what it issued itself
+        self.clock_ahead = datetime.timedelta()
         self.boot = 1
         self.generation = 0
-        self.configuration = config.Configuration()
+        self.trial = 0  # the generation on trial
+        self.base = 0  # what it replaced
+        self.generations: dict[int, config.Configuration] = {}
+        self.reverted: list[int] = []
+        self.staged = 0
+        self.lock = threading.Lock()
+        self.before_apply: Callable[[], None] = lambda: None
         self.status: tuple[grpc.StatusCode, str] | None = None  # refuse every call with this
         self.hold = threading.Event()  # set: streams that follow come to their end
         self.followed = threading.Event()  # set by the node when a follower has got what there was
@@ -113,16 +137,14 @@ class FakeNode(
 
     def start(self) -> None:
         """Listen; after a stop on the same port again."""
-        self._server = grpc.server(concurrent.futures.ThreadPoolExecutor(8), interceptors=[_Roles()])
+        self._server = grpc.server(concurrent.futures.ThreadPoolExecutor(8), interceptors=[_Checks(self)])
         stubs.add_SystemServiceServicer_to_server(self, self._server)
         stubs.add_ConfigServiceServicer_to_server(self, self._server)
+        stubs.add_IdentityServiceServicer_to_server(self, self._server)
+        stubs.add_NetworkServiceServicer_to_server(self, self._server)
         stubs.add_ServiceServiceServicer_to_server(self, self._server)
         stubs.add_LogServiceServicer_to_server(self, self._server)
-        credentials = grpc.ssl_server_credentials(
-            [(self.identity.key_pem, self.identity.certificate_pem)],
-            root_certificates=self.authority.identity.certificate_pem,
-            require_client_auth=True,
-        )
+        credentials = grpc.dynamic_ssl_server_credentials(self._tls(), self._tls, require_client_authentication=True)
         self.port = self._server.add_secure_port(f"127.0.0.1:{self.port}", credentials)
         self._server.start()
 
@@ -132,6 +154,46 @@ class FakeNode(
             self._server = None
 
     @property
+    def configuration(self) -> config.Configuration:
+        """What is in force."""
+        return self.generations.get(self.generation, config.Configuration())
+
+    @property
+    def client_authorities(self) -> list[bytes]:
+        """Whose client certificates are accepted (PEM)."""
+        access = self.configuration.access
+        if access is None:
+            return [self.authority.identity.certificate_pem]
+        return [pem.encode() for pem in access.client_authorities]
+
+    def admits(self, certificate: x509.Certificate) -> bool:
+        """Whether an authority in force signed *certificate*."""
+        for pem in self.client_authorities:
+            with contextlib.suppress(Exception):
+                certificate.verify_directly_issued_by(x509.load_pem_x509_certificate(pem))
+                return True
+        return False
+
+    def enroll(self, issuer_pem: bytes, lifetime: datetime.timedelta = DAY) -> None:
+        """Take an issuing certificate, and issue a server certificate with it."""
+        issuer = pki.Identity(issuer_pem, self.issuing_key)
+        self.server = pki_node.issue_server(issuer, self.node_id, lifetime, pki.utc_now() + self.clock_ahead)
+        self.issuer_pem = issuer_pem
+
+    def revert(self) -> None:
+        """The time of the trial is up."""
+        self.reverted.append(self.trial)
+        self.trial = 0
+        self.generation = self.base
+
+    def _tls(self) -> grpc.ServerCertificateConfiguration:
+        """What the next handshake is made with; the first pair is for clients that ask for no name that it has."""
+        pairs = [(self.identity.key_pem, self.identity.certificate_pem)]
+        if self.server is not None:
+            pairs.append((self.server.key_pem, self.server.certificate_pem))
+        return grpc.ssl_server_certificate_configuration(pairs, b"".join(self.client_authorities))
+
+    @property
     def endpoint(self) -> Endpoint:
         return Endpoint("127.0.0.1", self.port)
 
@@ -139,6 +201,11 @@ class FakeNode(
         return Target(
             self.name, self.endpoint, fingerprint or self.identity.fingerprint, identity or self.authority.client()
         )
+
+    def enrolled_target(self, node_authorities: bytes, identity: pki.Identity | None = None) -> Target:
+        """The node as a client that knows it by its id sees it."""
+        client = identity or self.authority.client()
+        return Target(self.name, self.endpoint, self.identity.fingerprint, client, self.node_id, node_authorities)
 
     def _go_down(self, action: Callable[[], None], context: grpc.ServicerContext) -> None:
         """Do *action* once the caller has the answer, or instead of answering."""
@@ -163,7 +230,7 @@ class FakeNode(
             kernel_release="6.12.1",
             root_hash="ab" * 32,
             slot="A",
-            node_id=self.name,
+            node_id=self.node_id,
             fingerprint=self.identity.fingerprint,
             boot_id=f"boot-{self.boot}",
             boot_stages=[api.BootStage(name="kernel", duration_usec=1_250_000)],
@@ -178,13 +245,21 @@ class FakeNode(
             concerns=[
                 api.Concern(name="network", state=api.CONCERN_STATE_CONVERGED),
                 api.Concern(
-                    name="time", state=api.CONCERN_STATE_WAITING, reason="no server answers", remedy="asks again in 8 s"
+                    name="time",
+                    state=api.CONCERN_STATE_WAITING,
+                    reason="no server answers",
+                    remedy="asks again",
+                    since_unix=1_900_000_000,
+                    failures=3,
+                    next_look_s=8.0,
                 ),
             ],
             addresses=[api.NodeAddress(link="eth0", address="192.0.2.10/24", source="dhcp4")],
             memory_total_bytes=1 << 30,
             memory_available_bytes=1 << 29,
             uptime_s=61.0,
+            trial_left_s=250.0 if self.trial else 0.0,
+            clock_unix=1_900_000_100,
         )
 
     def Reboot(self, request: api.RebootRequest, context: grpc.ServicerContext) -> api.RebootResponse:
@@ -201,24 +276,209 @@ class FakeNode(
 
     def ApplyConfig(self, request: api.ApplyConfigRequest, context: grpc.ServicerContext) -> api.ApplyConfigResponse:
         self._refuse(context)
-        if request.expected_generation not in (0, self.generation):
-            context.abort(grpc.StatusCode.ABORTED, f"generation {self.generation} stands now")
-        new = config.parse(request.documents, request.source_name)
+        self.before_apply()
+        with self.lock:
+            if request.expected_generation not in (0, self.generation):
+                context.abort(
+                    grpc.StatusCode.ABORTED,
+                    f"generation {self.generation} stands now, not {request.expected_generation}",
+                )
+            if self.trial:
+                context.abort(grpc.StatusCode.FAILED_PRECONDITION, f"generation {self.trial} is on trial")
+            try:
+                new = config.parse(request.documents, request.source_name)
+            except config.ConfigError as error:
+                context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
+            return self._put(new, request, context)
+
+    def _put(
+        self,
+        new: config.Configuration,
+        request: api.ApplyConfigRequest | api.RollbackConfigRequest,
+        context: grpc.ServicerContext,
+    ) -> api.ApplyConfigResponse:
         difference = config.diff(self.configuration, new)
-        if difference and not request.dry_run:
-            self.generation += 1
-            self.configuration = new
-        actions = ["sets the host name"] if difference else []
-        return api.ApplyConfigResponse(generation=self.generation, diff=difference, actions=actions)
+        answer = api.ApplyConfigResponse(
+            generation=self.generation, diff=difference, mode=request.mode or api.APPLY_MODE_NO_REBOOT
+        )
+        if not difference:
+            return answer
+        answer.actions.append("sets the host name")
+        if request.mode == api.APPLY_MODE_AUTO:
+            if new.access != self.configuration.access:
+                answer.mode = api.APPLY_MODE_TRY
+                answer.trial_reasons.append("AccessConfig: the authority of your certificate")
+            if new.machine and self.configuration.machine and new.machine.modules != self.configuration.machine.modules:
+                answer.mode = api.APPLY_MODE_REBOOT
+                answer.reboot_reasons.append(
+                    api.RebootReason(path="MachineConfig: $.modules", reason="parameters are read when a module loads")
+                )
+        if answer.mode == api.APPLY_MODE_TRY:
+            answer.trial_timeout_s = request.try_timeout_s or 300
+        if request.dry_run:
+            return answer
+        number = max(self.generations, default=0) + 1
+        self.generations[number] = new
+        answer.generation = number
+        if answer.mode == api.APPLY_MODE_STAGED:
+            self.staged = number
+            return answer
+        self.base = self.generation
+        self.trial = number if answer.mode == api.APPLY_MODE_TRY else 0
+        self.generation = number
+        if answer.mode == api.APPLY_MODE_REBOOT:
+            answer.rebooting = True
+            self._go_down(self.on_reboot, context)
+        return answer
+
+    def ConfirmConfig(
+        self, request: api.ConfirmConfigRequest, context: grpc.ServicerContext
+    ) -> api.ConfirmConfigResponse:
+        self._refuse(context)
+        if not self.trial or request.generation not in (0, self.trial):
+            context.abort(grpc.StatusCode.FAILED_PRECONDITION, "no such configuration is on trial")
+        self.trial = 0
+        return api.ConfirmConfigResponse(generation=self.generation)
+
+    def RollbackConfig(
+        self, request: api.RollbackConfigRequest, context: grpc.ServicerContext
+    ) -> api.ApplyConfigResponse:
+        self._refuse(context)
+        if self.trial:
+            self.revert()
+            return api.ApplyConfigResponse(generation=self.generation, mode=api.APPLY_MODE_NO_REBOOT, diff="-x\n")
+        wanted = request.generation or self.generation - 1
+        if wanted not in self.generations:
+            context.abort(grpc.StatusCode.NOT_FOUND, f"there is no generation {wanted}")
+        return self._put(self.generations[wanted], request, context)
 
     def GetConfig(self, request: api.GetConfigRequest, context: grpc.ServicerContext) -> api.GetConfigResponse:
         self._refuse(context)
+        if not self.generation:
+            context.abort(grpc.StatusCode.NOT_FOUND, "the node has no configuration yet")
+        number = request.generation or self.generation
         return api.GetConfigResponse(
-            documents=config.render(self.configuration),
-            generation=self.generation,
+            documents=config.render(self.generations[number]),
+            generation=number,
             applied_unix=1_900_000_000,
             applied_by="alice",
-            generations=[self.generation],
+            generations=[number],
+        )
+
+    def ListGenerations(
+        self, request: api.ListGenerationsRequest, context: grpc.ServicerContext
+    ) -> api.ListGenerationsResponse:
+        self._refuse(context)
+
+        def state(number: int) -> api.GenerationState.ValueType:
+            if number in self.reverted:
+                return api.GENERATION_STATE_REVERTED
+            if number == self.staged:
+                return api.GENERATION_STATE_STAGED
+            if number == self.trial:
+                return api.GENERATION_STATE_TRIAL
+            return api.GENERATION_STATE_CURRENT if number == self.generation else api.GENERATION_STATE_PREVIOUS
+
+        return api.ListGenerationsResponse(
+            generations=[
+                api.Generation(
+                    number=number,
+                    state=state(number),
+                    applied_unix=1_900_000_000,
+                    applied_by="alice",
+                    source="node.yaml",
+                    reason="not confirmed in time" if number in self.reverted else "",
+                    trial_left_s=250.0 if number == self.trial else 0.0,
+                )
+                for number in sorted(self.generations, reverse=True)
+            ]
+        )
+
+    def Provenance(self, request: api.ProvenanceRequest, context: grpc.ServicerContext) -> api.ProvenanceResponse:
+        self._refuse(context)
+        return api.ProvenanceResponse(
+            configuration=[
+                api.SourceReport(source="STATE", outcome="none", detail="no generation yet"),
+                api.SourceReport(source="image", outcome="used", detail="/usr/lib/basalt/config.yaml"),
+            ],
+            authority=[api.SourceReport(source="fw_cfg", outcome="used", detail="opt/basalt/client-ca")],
+        )
+
+    def GetIdentity(self, request: api.GetIdentityRequest, context: grpc.ServicerContext) -> api.GetIdentityResponse:
+        self._refuse(context)
+        certificates = [self._described(pki.SERVER_NAME, self.identity)]
+        answer = api.GetIdentityResponse(
+            node_id=self.node_id,
+            signing_request=pki_node.make_signing_request(self.issuing_key, self.node_id),
+            clock_unix=int((pki.utc_now() + self.clock_ahead).timestamp()),
+        )
+        if self.server is not None:
+            certificates.append(self._described(pki.server_name(self.node_id), self.server))
+            issuer = x509.load_pem_x509_certificate(self.issuer_pem)
+            answer.issuer_certificate = self.issuer_pem
+            answer.issuer_not_after_unix = int(issuer.not_valid_after_utc.timestamp())
+            answer.issuer_authority = issuer.issuer.rfc4514_string()
+        answer.certificates.extend(certificates)
+        return answer
+
+    def _described(self, name: str, identity: pki.Identity) -> api.ServerCertificate:
+        certificate = x509.load_pem_x509_certificate(identity.certificate_pem)
+        end = certificate.not_valid_after_utc
+        return api.ServerCertificate(
+            server_name=name,
+            certificate_chain=identity.certificate_pem,
+            fingerprint=identity.fingerprint,
+            not_before_unix=int(certificate.not_valid_before_utc.timestamp()),
+            not_after_unix=int(end.timestamp()),
+            renew_unix=int((end - DAY / 2).timestamp()) if name != pki.SERVER_NAME else 0,
+        )
+
+    def Enroll(self, request: api.EnrollRequest, context: grpc.ServicerContext) -> api.EnrollResponse:
+        self._refuse(context)
+        if not self.generation:
+            context.abort(grpc.StatusCode.FAILED_PRECONDITION, "the node is in first contact")
+        self.enroll(request.issuer_certificate)
+        assert self.server is not None
+        return api.EnrollResponse(certificate=self._described(pki.server_name(self.node_id), self.server))
+
+    def Audit(self, request: api.AuditRequest, context: grpc.ServicerContext) -> Iterator[api.AuditResponse]:
+        self._refuse(context)
+        records = [
+            api.AuditRecord(
+                time_unix=1_900_000_000.5,
+                identity=who,
+                serial="ab12",
+                address="192.0.2.7:4711",
+                rpc="/basalt.machine.v1.ConfigService/ApplyConfig",
+                request_id="r-1",
+                outcome=outcome,
+                detail="generation 1",
+                roles=["os:admin"],
+            )
+            for who, outcome in (("alice", "OK"), ("mallory", "PERMISSION_DENIED"))
+        ]
+        yield api.AuditResponse(records=records[-request.tail_records :])
+        if request.follow:
+            self.followed.set()
+            self.hold.wait()
+
+    def ListLinks(self, request: api.ListLinksRequest, context: grpc.ServicerContext) -> api.ListLinksResponse:
+        self._refuse(context)
+        return api.ListLinksResponse(
+            links=[
+                api.Link(
+                    name="eth0",
+                    index=2,
+                    kind="physical",
+                    mac="52:54:00:12:34:56",
+                    mtu=1500,
+                    up=True,
+                    carrier=True,
+                    addresses=[api.NodeAddress(link="eth0", address="192.0.2.10/24", source="dhcp4")],
+                    routes=[api.LinkRoute(to="default", via="192.0.2.1", metric=100, source="dhcp4")],
+                ),
+                api.Link(name="wg0", index=3, kind="wireguard", mtu=1420, up=True, wireguard_public_key="PUB="),
+            ]
         )
 
     def ListServices(self, request: api.ListServicesRequest, context: grpc.ServicerContext) -> api.ListServicesResponse:

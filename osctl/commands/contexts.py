@@ -1,54 +1,16 @@
-"""gen client and the context commands: who the operator is, and which nodes there are."""
+"""The context commands: who the operator is, and which nodes there are."""
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
 
-from basalt import contexts, output, pki
+from basalt import context_admin, contexts, output, pki
 from basalt.commandline import Arguments
 from basalt.contexts import Context
-from basalt.errors import BasaltError, UsageError
-from basalt.files import write_atomic
-
-
-def gen_client(arguments: Arguments) -> int:
-    context = contexts.load().get(arguments.context)
-    authority = contexts.authority_of(context)
-    contexts.check_name(arguments.name, "certificate's files")
-    directory = Path(arguments.output)
-    files = {
-        "certificate": directory / f"{arguments.name}.pem",
-        "key": directory / f"{arguments.name}-key.pem",
-        "ca": directory / f"{arguments.name}-ca.pem",
-    }
-    for path in files.values():
-        if path.exists():
-            raise UsageError(f"{path} exists already", remedy="move it away, or write elsewhere with --output DIR")
-    client = pki.issue_client(authority, arguments.name, arguments.role, arguments.lifetime)
-    try:
-        write_atomic(files["key"], client.key_pem, mode=0o600)
-        write_atomic(files["certificate"], client.certificate_pem)
-        write_atomic(files["ca"], authority.certificate_pem)
-    except OSError as error:
-        raise BasaltError(f"cannot write to {directory}", why=error.strerror or str(error)) from error
-    written = {name: str(path) for name, path in files.items()}
-    if arguments.form != "table":
-        output.emit(written, arguments.form)
-        return 0
-    print(output.pairs({"made": describe(client), **written}))
-    print(
-        f"The holder makes a context of it: osctl context create NAME --certificate {files['certificate']} "
-        f"--key {files['key']} --ca {files['ca']}"
-    )
-    return 0
-
-
-def describe(client: pki.Identity) -> str:
-    """A certificate in one line."""
-    from cryptography import x509
-
-    return pki.describe(x509.load_pem_x509_certificate(client.certificate_pem))
+from basalt.errors import UsageError
+from osctl.commands.gen import SECRETS, describe
+from osctl.reading import read_file
 
 
 def list_contexts(arguments: Arguments) -> int:
@@ -87,8 +49,9 @@ def show_context(arguments: Arguments) -> int:
         "identity": describe(contexts.client_of(context)),
         "can_sign": context.ca_key is not None,
         "default_node": context.node,
+        "can_enrol": context.node_ca_key is not None,
         "nodes": {
-            node: {"endpoint": entry.endpoint, "fingerprint": entry.fingerprint}
+            node: {"endpoint": entry.endpoint, "fingerprint": entry.fingerprint, "id": entry.id}
             for node, entry in context.nodes.items()
         },
     }
@@ -96,9 +59,12 @@ def show_context(arguments: Arguments) -> int:
         output.emit(shown, arguments.form)
         return 0
     print(output.pairs({key.replace("_", " "): value for key, value in shown.items() if key != "nodes"}))
-    rows = [(node, entry.endpoint, entry.fingerprint) for node, entry in context.nodes.items()]
+    rows = [
+        (node, entry.endpoint, f"id {entry.id}" if entry.id else entry.fingerprint)
+        for node, entry in context.nodes.items()
+    ]
     if rows:
-        print(f"\n{output.table(('node', 'endpoint', 'fingerprint'), rows)}")
+        print(f"\n{output.table(('node', 'endpoint', 'recognised by'), rows)}")
     return 0
 
 
@@ -111,7 +77,12 @@ def create_context(arguments: Arguments) -> int:
     given = {"--certificate": arguments.certificate, "--key": arguments.key, "--ca": arguments.ca}
     if arguments.name in contexts.load().contexts:
         raise UsageError(f"there is a context {arguments.name!r} already", remedy="choose another name")
-    if not any(given.values()):
+    if arguments.secrets is not None:
+        if any(given.values()) or arguments.node_ca:
+            raise UsageError("--secrets goes alone", why="the directory has all that the context needs")
+        _made(arguments.name, _from_secrets(arguments.name, Path(arguments.secrets)))
+        return 0
+    if not any(given.values()) and not arguments.node_ca:
         _made(arguments.name, contexts.ensure_context(arguments.name))
         return 0
     missing = [flag for flag, file in given.items() if not file]
@@ -121,28 +92,64 @@ def create_context(arguments: Arguments) -> int:
     return 0
 
 
-def _import(arguments: Arguments) -> Context:
-    from basalt.pki_checks import check_key, load_client_authorities, load_client_certificates
+def _from_secrets(name: str, directory: Path) -> Context:
+    from basalt.pki_checks import check_key, load_client_authorities, load_node_authorities
 
-    try:
-        certificate, key, authority = (
-            Path(name).read_bytes() for name in (arguments.certificate, arguments.key, arguments.ca)
-        )
-    except OSError as error:
-        raise UsageError(f"cannot read {error.filename}", why=error.strerror or str(error)) from error
+    paths = [str(directory / file) for file in SECRETS]
+    client_ca, client_key, node_ca, node_key = (read_file(path) for path in paths)
+    check_key(load_client_authorities(client_ca, paths[0], at=pki.utc_now())[0], client_key, paths[1])
+    check_key(load_node_authorities(node_ca, paths[2], at=pki.utc_now())[0], node_key, paths[3])
+    return context_admin.own_context(name, pki.Identity(client_ca, client_key), pki.Identity(node_ca, node_key))
+
+
+def _import(arguments: Arguments) -> Context:
+    from basalt.pki_checks import check_key, load_client_authorities, load_client_certificates, load_node_authorities
+
+    certificate, key, authority = map(read_file, (arguments.certificate, arguments.key, arguments.ca))
     client = load_client_certificates(certificate, arguments.certificate, at=pki.utc_now())[0]
     check_key(client, key, arguments.key)
     load_client_authorities(authority, arguments.ca, at=pki.utc_now())
-    return contexts.import_context(arguments.name, ca_pem=authority, client=pki.Identity(certificate, key))
+    node_ca = None
+    if arguments.node_ca:
+        node_ca = read_file(arguments.node_ca)
+        load_node_authorities(node_ca, arguments.node_ca, at=pki.utc_now())
+    return contexts.import_context(
+        arguments.name, ca_pem=authority, client=pki.Identity(certificate, key), node_ca_pem=node_ca
+    )
 
 
 def _made(name: str, context: Context) -> None:
     print(f"made context {name!r}: you are {describe(contexts.client_of(context))}")
 
 
+def rename_context(arguments: Arguments) -> int:
+    context_admin.rename(arguments.name, arguments.new)
+    return 0
+
+
+def delete_context(arguments: Arguments) -> int:
+    context_admin.delete(arguments.name, with_authority=arguments.with_authority)
+    return 0
+
+
 def print_ca(arguments: Arguments) -> int:
     context = contexts.load().get(arguments.name) if arguments.name else contexts.ensure_context()
-    sys.stdout.write(contexts.client_ca_pem(context).decode("ascii"))
+    if arguments.authority == "client":
+        sys.stdout.write(contexts.client_ca_pem(context).decode("ascii"))
+        return 0
+    pem = contexts.node_ca_pem(context)
+    if not pem:
+        raise contexts.no_node_authority("cannot print the node authority")
+    sys.stdout.write(pem.decode("ascii"))
+    return 0
+
+
+def trust_nodes(arguments: Arguments) -> int:
+    from basalt.pki_checks import load_node_authorities
+
+    pem = read_file(arguments.node_ca)
+    load_node_authorities(pem, arguments.node_ca, at=pki.utc_now())
+    context_admin.trust_nodes_of(pem, arguments.name)
     return 0
 
 
@@ -153,7 +160,12 @@ def renew(arguments: Arguments) -> int:
 
 def add_node(arguments: Arguments) -> int:
     contexts.add_node(
-        arguments.node, arguments.endpoint, arguments.fingerprint, context=arguments.context, default=arguments.default
+        arguments.node,
+        arguments.endpoint,
+        arguments.fingerprint,
+        node_id=arguments.node_id,
+        context=arguments.context,
+        default=arguments.default,
     )
     return 0
 
