@@ -64,6 +64,14 @@ ACCESS = (
         reads=True,
     ),
     Command(
+        ("gen", "config"),
+        "Write starter documents for a node",
+        "gen:config",
+        "osctl gen config n1 > n1.yaml",
+        (option("name", metavar="NAME", help="the node's host name"), CONTEXT),
+        detail="They trust the context's client authority and ask for an address by DHCP; every field is in the reference.",
+    ),
+    Command(
         ("gen", "client"),
         "Make a client certificate for somebody",
         "gen:client",

@@ -113,6 +113,17 @@ CONFIG = (
         shared=True,
     ),
     Command(
+        ("config", "patch"),
+        "Change some fields of a node's configuration",
+        "apply:patch",
+        "osctl config patch -f patch.yaml",
+        (FILE, DRY_RUN, *APPLYING),
+        detail="A document of the patch changes the one of its kind (and name): its fields alone, mappings field by field, "
+        "lists as a whole; null takes a field out (RFC 7396), `$patch: delete` the whole document.",
+        reads=True,
+        shared=True,
+    ),
+    Command(
         ("config", "validate"),
         "Check configuration documents without a node",
         "config:validate",

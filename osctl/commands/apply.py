@@ -53,6 +53,25 @@ def rollback(arguments: Arguments) -> int:
     return put(arguments, targets_of(arguments), call)
 
 
+def patch(arguments: Arguments) -> int:
+    from basalt.config.patch import patch as patched
+
+    changes, source = read_documents(arguments.file)
+
+    def call(client: Client) -> api.ApplyConfigResponse:
+        now = client.get_config()
+        return client.apply_config(
+            patched(now.documents, changes, source),
+            source=source,
+            dry_run=arguments.dry_run,
+            expected_generation=now.generation,
+            mode=MODES[arguments.mode],
+            try_timeout_s=arguments.try_timeout,
+        )
+
+    return put(arguments, targets_of(arguments), call)
+
+
 def put(arguments: Arguments, targets: list[Target], call: Callable[[Client], api.ApplyConfigResponse]) -> int:
     """Make *call* on every target, follow what comes of it, and show that.
 

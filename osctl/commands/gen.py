@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 from basalt import context_admin, contexts, output, pki
@@ -39,6 +40,14 @@ def _into_context(wanted: str | None, form: str) -> int:
     name = contexts.load().current if wanted is None else wanted
     said = f"the context {name!r} " + ("has both authorities now" if made else "has both authorities already")
     output.answer(form, {"context": name, "made": made, "directory": str(contexts.directory_of(name))}, said)
+    return 0
+
+
+def config(arguments: Arguments) -> int:
+    from basalt.config.starter import starter
+
+    context = contexts.ensure_context(arguments.context)
+    sys.stdout.write(starter(arguments.name, [contexts.client_ca_pem(context).decode("ascii")]).decode())
     return 0
 
 
