@@ -14,43 +14,12 @@ from typing import Any
 
 from basalt.commandline import Program
 from basalt.config import json_schema
-from basalt.config.documents import KINDS
+from basalt.config.documents import KINDS, NAMED_KINDS
+from basalt.docs_examples import EXAMPLES
 from basalt.errors import ExitCode
 
 DIRECTORY = Path(__file__).resolve().parent.parent / "docs" / "reference"
 MODULE = "basalt.docs"
-
-EXAMPLE = """\
-apiVersion: basalt.dev/v1alpha1
-kind: MachineConfig
-hostname: node-1
-labels:
-  example.org/rack: r12
----
-apiVersion: basalt.dev/v1alpha1
-kind: NetworkConfig
-links:
-- match:
-    mac: 52:54:00:12:34:56
-  dhcp4: true
-- name: eth1
-  mtu: 9000
-  addresses:
-  - 192.0.2.10/24
-  - 2001:db8::10/64
-  routes:
-  - to: 198.51.100.0/24
-    via: 192.0.2.1
-dns:
-  servers: [192.0.2.53]
-  search: [example.org]
----
-apiVersion: basalt.dev/v1alpha1
-kind: TimeConfig
-servers:
-- address: time.example.org
-  nts: true
-"""
 
 
 def made_by(module: str) -> str:
@@ -91,23 +60,42 @@ def _options(options: list[tuple[tuple[str, ...], dict[str, Any]]]) -> list[str]
 
 
 def configuration_page() -> str:
-    """Every kind of document with its fields, from the same types that the decoder walks along."""
+    """Every kind of document with an example and its fields, from the same types that the decoder walks along."""
     schema = json_schema()
-    lines = ["# Configuration documents", "", made_by(MODULE), ""]
-    lines += [
-        "A configuration is one or more YAML documents, at most one of each kind, separated by `---`. It is applied whole or",
-        "not at all. Reading is strict: an unknown field, a wrong type, a repeated name, an alias or a tag is an error that",
-        "names file, line and column. `osctl config validate FILE` checks without a node, `osctl config schema` prints a JSON",
-        "Schema for editors. `true` and `false` are the only booleans, whole numbers are decimal, and text needs no quotes.",
-        "",
-    ]
-    lines += ["```yaml", EXAMPLE.rstrip(), "```", ""]
+    lines = ["# Configuration documents", "", made_by(MODULE), "", *_ABOUT_CONFIGURATION, ""]
+    lines += [f"- [{kind}](#{kind.lower()}): {_sentence(schema['$defs'][kind]['description'])}" for kind in KINDS]
     for kind in KINDS:
-        lines += [f"## {kind}", "", *_struct(schema, kind)]
+        several = " There may be several, each with its own name." if kind in NAMED_KINDS else ""
+        lines += ["", f"## {kind}", "", schema["$defs"][kind]["description"] + several, ""]
+        lines += ["```yaml", EXAMPLES[kind].rstrip(), "```", "", *_fields(schema, kind)]
     parts = [name for name in schema["$defs"] if name not in KINDS]
+    lines += ["", "## Parts of documents", ""]
     for part in parts:
-        lines += [f"## {part}", "", *_struct(schema, part)]
+        lines += [f"### {part}", "", schema["$defs"][part]["description"], "", *_fields(schema, part), ""]
     return tidy(lines)
+
+
+_ABOUT_CONFIGURATION = [
+    "A configuration is one or more YAML documents, separated by `---`, in any order. It is applied whole or not at all. A kind that",
+    "is left out means its defaults.",
+    "",
+    "Reading is strict: an unknown field, a wrong type, a repeated name, an alias or a tag is an error, and so is what fits no network",
+    "or contradicts another field. Every problem is told at once, each with file, line and column, the document and field, what was",
+    "found and what is allowed. `true` and `false` are the only booleans, whole numbers are decimal, and text needs no quotes, except",
+    "where YAML gives its first character a meaning.",
+    "",
+    "`osctl config validate FILE` checks without a node; `osctl config schema` prints a JSON Schema for editors.",
+    "",
+    "Fields marked as secret are never shown. A read shows `[redacted 1f09c24a]` in their place; a configuration with these words is",
+    "applied with the secrets that the node has.",
+    "",
+    "A patch (`osctl config patch`) is documents too: JSON merge patch ([RFC 7396](https://www.rfc-editor.org/rfc/rfc7396)), each",
+    "document applied to that of its kind and name. Lists are replaced whole, `null` takes a field out, `$patch: delete` the document.",
+]
+
+
+def _sentence(text: str) -> str:
+    return text.partition(". ")[0].rstrip(".") + "."
 
 
 def exit_codes_page() -> str:
@@ -124,16 +112,17 @@ def exit_codes_page() -> str:
     return tidy(lines)
 
 
-def _struct(schema: dict[str, Any], name: str) -> Iterator[str]:
+def _fields(schema: dict[str, Any], name: str) -> Iterator[str]:
     definition = schema["$defs"][name]
-    yield definition["description"]
-    yield ""
     yield "| field | type | default | meaning |"
     yield "|---|---|---|---|"
     for field, described in definition["properties"].items():
         required = field in definition["required"]
         default = "required" if required else _default(described)
         meaning = described.get("description", "Which kind of document this is.")
+        inner = described.get("additionalProperties")
+        if described.get("writeOnly") or (isinstance(inner, dict) and inner.get("writeOnly")):
+            meaning += " **Secret.**"
         if "examples" in described:
             meaning += f" Example: `{described['examples'][0]}`."
         yield f"| `{field}` | {_type(described)} | {default} | {meaning} |"
@@ -154,18 +143,25 @@ def _type(described: dict[str, Any]) -> str:
     if "enum" in described:
         return " or ".join(f"`{value}`" for value in described["enum"])
     match described["type"]:
+        case ["string", "integer"]:
+            return "text or number"
         case "array":
             most = f", at most {described['maxItems']}" if "maxItems" in described else ""
             items = described["items"]
-            example = f", such as `{items['examples'][0]}`" if "examples" in items else ""
-            return f"list of {_type(items)}{most}{example}"
+            return f"list of {_quoted(items)}{most}"
         case "object":
-            return "mapping of text to text"
+            return f"mapping of {_quoted(described['propertyNames'])} to {_quoted(described['additionalProperties'])}"
         case "integer":
             return f"{described['minimum']} to {described['maximum']}"
         case "boolean":
             return "`true` or `false`"
     return "text"
+
+
+def _quoted(described: dict[str, Any]) -> str:
+    """A type inside another: by an example where there is one."""
+    kind = _type({"type": "string", **described})
+    return f"{kind} such as `{described['examples'][0]}`" if "examples" in described else kind
 
 
 def tidy(lines: list[str]) -> str:

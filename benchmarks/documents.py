@@ -3,29 +3,10 @@
 from __future__ import annotations
 
 import base64
-import time
-from collections.abc import Iterator
 
-from basalt import config
 from basalt.config.documents import API_VERSION
-from benchmarks.bench import Bench
-from benchmarks.figures import Figure, Goal, median
 
 _HEAD = f"---\napiVersion: {API_VERSION}\nkind: "
-_COUNT = 200
-
-
-def measure(bench: Bench) -> Iterator[Figure]:
-    """Reading and checking the file, in this process."""
-    data = documents(_COUNT)
-    config.parse(data, "warm")  # the tables of the types are made once
-    samples = []
-    for _ in range(bench.repeat + 2):
-        begun = time.perf_counter()
-        config.parse(data, "large.yaml")
-        samples.append((time.perf_counter() - begun) * 1000)
-    how = f"config.parse of {len(data) // 1024} KiB in one process, median of {len(samples)}"
-    yield Figure(f"schema validation of a {_COUNT}-document file", median(samples), "ms", how, Goal(50))
 
 
 def documents(count: int) -> bytes:

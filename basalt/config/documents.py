@@ -11,7 +11,6 @@ from typing import Annotated, Literal
 from msgspec import Meta, Struct
 
 from basalt.config.values import (
-    SECRET_TEXT,
     CertificatePem,
     Destination,
     Domain,
@@ -31,17 +30,21 @@ from basalt.config.values import (
     ParameterValue,
     PortRange,
     Prefix,
+    Registry,
     RegistryHost,
     RuleName,
     Secret,
+    SecretValue,
     Serial,
     ServiceName,
     Size,
     SocketAddress,
     SysctlName,
     SysctlValue,
+    UserName,
     VolumeName,
     WireguardKey,
+    WireguardSecret,
     Words,
 )
 
@@ -196,9 +199,7 @@ class WireguardPeerConfig(_Element, frozen=True, kw_only=True):
     """Another end of the tunnel."""
 
     public_key: Annotated[WireguardKey, Meta(description="Its public key.")]
-    preshared_key: Annotated[
-        Annotated[WireguardKey, SECRET_TEXT] | None, Meta(description="A second secret that both ends know.")
-    ] = None
+    preshared_key: Annotated[WireguardSecret | None, Meta(description="A second secret that both ends know.")] = None
     endpoint: Annotated[
         SocketAddress | None, Meta(description="Where it is reached; left out when it is the one that calls.")
     ] = None
@@ -212,7 +213,7 @@ class Wireguard(_Element, frozen=True, kw_only=True):
     """An encrypted link (WireGuard)."""
 
     private_key: Annotated[
-        Annotated[WireguardKey, SECRET_TEXT] | None,
+        WireguardSecret | None,
         Meta(
             description="The node's private key. Better left out: the node then makes one, which never leaves it, and "
             "`osctl get links` shows its public key."
@@ -313,7 +314,7 @@ class AccessConfig(_Document, frozen=True, kw_only=True):
 class RegistryMirror(_Element, frozen=True, kw_only=True):
     """Where images of a registry are fetched instead."""
 
-    registry: Annotated[RegistryHost, Meta(description="The registry in image names; `*` for all that are not listed.")]
+    registry: Annotated[Registry, Meta(description="The registry in image names; `*` for all that are not listed.")]
     endpoints: Annotated[
         tuple[HttpUrl, ...], Meta(min_length=1, description="Tried in this order, before the registry itself.")
     ]
@@ -325,7 +326,7 @@ class RegistryAuth(_Element, frozen=True, kw_only=True):
     """Credentials for a registry or mirror."""
 
     host: Annotated[RegistryHost, Meta(description="The host that gets them, with its port if it has one.")]
-    username: Annotated[Words | None, Meta(description="User name.")] = None
+    username: Annotated[UserName | None, Meta(description="User name.")] = None
     password: Annotated[Secret | None, Meta(description="Its password.")] = None
     identity_token: Annotated[Secret | None, Meta(description="A token instead of user name and password.")] = None
 
@@ -407,7 +408,7 @@ class ServiceConfig(_Document, frozen=True, kw_only=True):
         Weight | None, Meta(description="Its share of the processors when they are busy (default 100).")
     ] = None
     environment: Annotated[
-        dict[EnvironmentName, Secret],
+        dict[EnvironmentName, SecretValue],
         Meta(description="Environment variables, such as HTTPS_PROXY; values are treated as secrets."),
     ] = {}
 

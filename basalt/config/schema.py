@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 
 from basalt.config.documents import KINDS
+from basalt.config.values import OR_NUMBER
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
@@ -28,18 +29,23 @@ def json_schema() -> dict[str, Any]:
         "$schema": DIALECT,
         "title": "Basalt configuration document",
         "oneOf": list(references),
-        "$defs": _without_null(definitions),
+        "$defs": _cleaned(definitions),
     }
 
 
-def _without_null(schema: Any) -> Any:
-    """The same schema where a field may be left out but not be null: None is Python's word for "left out"."""
-    if isinstance(schema, dict):
-        cleaned = {
-            key: _without_null(value) for key, value in schema.items() if not (key == "default" and value is None)
-        }
-        members = [member for member in cleaned.pop("anyOf", []) if member != {"type": "null"}]
-        return {**cleaned, **members[0]} if len(members) == 1 else cleaned
+def _cleaned(schema: Any) -> Any:
+    """The same schema as files are written.
+
+    A field may be left out but not be null: None is Python's word for "left out". A text that looks like a number needs no quotes.
+    """
     if isinstance(schema, list | tuple):
-        return [_without_null(item) for item in schema]
-    return schema
+        return [_cleaned(item) for item in schema]
+    if not isinstance(schema, dict):
+        return schema
+    cleaned = {key: _cleaned(value) for key, value in schema.items() if not (key == "default" and value is None)}
+    members = [member for member in cleaned.pop("anyOf", []) if member != {"type": "null"}]
+    if len(members) == 1:
+        cleaned |= members[0]
+    if cleaned.pop(OR_NUMBER, False):
+        cleaned["type"] = ["string", "integer"]
+    return cleaned
