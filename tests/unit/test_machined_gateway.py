@@ -1,4 +1,4 @@
-"""The gateway over real TLS on the loopback interface: who gets in, who does not, and what is relayed."""
+"""The gateway over real TLS on the loopback interface: what is relayed, and what becomes of it when things change."""
 
 from __future__ import annotations
 
@@ -8,29 +8,20 @@ import json
 import os
 import socket
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import grpc
 import grpc.aio
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
 
-from basalt import pki
-from basalt.roles import Role, permitted
+from basalt import pki, pki_node
+from basalt.roles import Role
 from machined.gateway.authorise import Rule, Verdict, contract, decide, rules_of
-from machined.gateway.main import Gateway
 from machined.gateway.relay import RESTARTING, address_of
 from machined.gateway.trust import CONFIGURED, FIRST_CONTACT, LOCKED, ServerIdentity, Trust, TrustFile, write_trust
-
-DAY = datetime.timedelta(days=1)
-NOW = datetime.datetime.now(datetime.UTC)
-LOGS = "/basalt.machine.v1.LogService/Logs"
-VERSION = "/basalt.machine.v1.SystemService/Version"
+from tests.unit import gateway_world
+from tests.unit.gateway_world import DAY, LOGS, NOW, VERSION, Play, Scenario, World, serial_of, shown, start_inner
 
 
 @pytest.fixture(scope="module")
@@ -43,239 +34,15 @@ def server() -> pki.Identity:
     return pki.make_server_identity("node-1", NOW - DAY)
 
 
-def shown(server: pki.Identity, name: str = pki.SERVER_NAME) -> ServerIdentity:
-    return ServerIdentity(name, server.key_pem.decode(), server.certificate_pem.decode())
-
-
-def with_usage(
-    authority: pki.Identity, usages: list[x509.ObjectIdentifier] | None, name: str | None = "eve"
-) -> pki.Identity:
-    """A certificate of *authority* for an admin with these extended key usages (None: without the extension)."""
-    issuer = x509.load_pem_x509_certificate(authority.certificate_pem)
-    signer = serialization.load_pem_private_key(authority.key_pem, password=None)
-    assert isinstance(signer, ec.EllipticCurvePrivateKey)
-    key = ec.generate_private_key(ec.SECP256R1())
-    names = [x509.NameAttribute(x509.NameOID.ORGANIZATION_NAME, Role.ADMIN.value)]
-    if name:
-        names.append(x509.NameAttribute(x509.NameOID.COMMON_NAME, name))
-    builder = (
-        x509.CertificateBuilder()
-        .subject_name(x509.Name(names))
-        .issuer_name(issuer.subject)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(NOW - DAY)
-        .not_valid_after(NOW + DAY)
-    )
-    if usages is not None:
-        builder = builder.add_extension(x509.ExtendedKeyUsage(usages), critical=False)
-    return pki.Identity(
-        builder.sign(signer, hashes.SHA256()).public_bytes(serialization.Encoding.PEM),
-        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()),
-    )
-
-
-class StandIn(grpc.GenericRpcHandler):
-    """In machined's place: answers what it was told, streams without end, records that a stream was cancelled."""
-
-    def __init__(self) -> None:
-        self.cancelled = asyncio.Event()
-        self.sent = 0
-
-    def service(self, handler_call_details: Any) -> Any:
-        if contract()[handler_call_details.method].server_streaming:
-            return grpc.unary_stream_rpc_method_handler(self.stream)
-        return grpc.unary_unary_rpc_method_handler(self.unary)
-
-    async def unary(self, request: bytes, context: Any) -> bytes:
-        if request == b"fail":
-            await context.abort(grpc.StatusCode.ABORTED, "generation 3 stands, 2 was expected")
-        if request == b"hang":
-            try:
-                await asyncio.sleep(3600)
-            finally:
-                self.cancelled.set()
-        told = {
-            key: value.decode() if isinstance(value, bytes) else value for key, value in context.invocation_metadata()
-        }
-        return json.dumps(told).encode()
-
-    async def stream(self, request: bytes, context: Any) -> AsyncIterator[bytes]:
-        try:
-            while True:
-                self.sent += 1
-                yield request * 1000
-        finally:
-            self.cancelled.set()
-
-
-@dataclass
-class World:
-    """A running gateway with a stand-in behind it."""
-
-    gateway: Gateway
-    stand_in: StandIn
-    inner: grpc.aio.Server
-    trust_path: Path
-    server: pki.Identity
-
-    def channel(self, client: pki.Identity | None) -> grpc.aio.Channel:
-        credentials = grpc.ssl_channel_credentials(
-            self.server.certificate_pem,
-            client.key_pem if client else None,
-            client.certificate_pem if client else None,
-        )
-        return grpc.aio.secure_channel(
-            f"127.0.0.1:{self.gateway.port}",
-            credentials,
-            options=[("grpc.ssl_target_name_override", pki.SERVER_NAME), ("grpc.use_local_subchannel_pool", 1)],
-        )
-
-    async def call(
-        self, client: pki.Identity | None, method: str = VERSION, request: bytes = b"hello", **more: Any
-    ) -> bytes:
-        async with self.channel(client) as channel:
-            if contract().get(method, contract()[VERSION]).server_streaming:
-                stream = channel.unary_stream(method)(request, **more)
-                return bytes(await stream.read())
-            return bytes(await channel.unary_unary(method)(request, **more))
-
-    async def refusal(self, client: pki.Identity | None, method: str = VERSION) -> tuple[grpc.StatusCode, str]:
-        with pytest.raises(grpc.aio.AioRpcError) as raised:
-            await self.call(client, method)
-        return raised.value.code(), raised.value.details() or ""
-
-
-async def start_inner(socket_path: Path, stand_in: StandIn) -> grpc.aio.Server:
-    inner = grpc.aio.server()
-    inner.add_generic_rpc_handlers((stand_in,))
-    inner.add_insecure_port(f"unix:{socket_path}")
-    await inner.start()
-    return inner
-
-
-Scenario = Callable[[World], Awaitable[None]]
-Play = Callable[..., None]
-
-
 @pytest.fixture
 def play(tmp_path: Path, authority: pki.Identity, server: pki.Identity) -> Play:
     """Run a scenario against a gateway in the given mode."""
 
     def run(scenario: Scenario, mode: str = CONFIGURED, authorities: str | None = None) -> None:
-        async def body() -> None:
-            trusted = authority.certificate_pem.decode() if authorities is None else authorities
-            path = tmp_path / "gateway" / "trust.json"
-            write_trust(path, Trust(mode, (shown(server),), trusted), group=None)
-            trust_file = TrustFile(path)
-            trust_file.refresh()
-            stand_in = StandIn()
-            socket_path = tmp_path / "m.sock"
-            inner = await start_inner(socket_path, stand_in)
-            gateway = Gateway(trust_file, socket_path, "127.0.0.1:0")
-            await gateway.start()
-            try:
-                await scenario(World(gateway, stand_in, inner, path, server))
-            finally:
-                await gateway.stop()
-                await inner.stop(None)
-
-        asyncio.run(body())
+        trusted = authority.certificate_pem.decode() if authorities is None else authorities
+        gateway_world.run(tmp_path, scenario, server=server, authorities=trusted, mode=mode)
 
     return run
-
-
-@pytest.mark.parametrize("mode", [CONFIGURED, FIRST_CONTACT, LOCKED])
-def test_every_method_for_every_role(play: Play, authority: pki.Identity, mode: str) -> None:
-    """Each RPC of the contract, each role: exactly those that the contract lets in get in."""
-
-    async def scenario(world: World) -> None:
-        for role in Role:
-            client = pki.issue_client(authority, "ada", [role], DAY)
-            for method, rule in contract().items():
-                assert rule.role is not None, f"{method} names no role"
-                if mode == LOCKED:
-                    expected = grpc.StatusCode.UNAUTHENTICATED
-                elif not permitted([role], rule.role):
-                    expected = grpc.StatusCode.PERMISSION_DENIED
-                elif mode == FIRST_CONTACT and not rule.first_contact:
-                    expected = grpc.StatusCode.FAILED_PRECONDITION
-                else:
-                    assert await world.call(client, method)
-                    continue
-                assert (await world.refusal(client, method))[0] is expected, (method, role)
-
-    play(scenario, mode)
-
-
-def test_certificates_that_tls_refuses_reach_no_method(
-    play: Play, authority: pki.Identity, server: pki.Identity
-) -> None:
-    """None, of another authority, expired, not yet valid, a server's, self-made with the authority's name."""
-    stranger = pki.make_ca("operators", 30 * DAY)
-    rejected = {
-        "none": None,
-        "wrong authority": pki.issue_client(stranger, "eve", [Role.ADMIN], DAY),
-        "expired": pki.issue_client(
-            pki.make_ca("operators", 30 * DAY, now=NOW - 20 * DAY), "eve", [Role.ADMIN], DAY, now=NOW - 10 * DAY
-        ),
-        "the node's own": server,
-        "the authority's own": authority,
-    }
-
-    async def scenario(world: World) -> None:
-        for name, client in rejected.items():
-            for method in contract():
-                code, _ = await world.refusal(client, method)
-                assert code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.UNAUTHENTICATED), (name, method)
-
-    play(scenario)
-
-
-def test_dates_outside_of_the_authoritys_own_certificates(play: Play) -> None:
-    authority = pki.make_ca("operators", 60 * DAY, now=NOW - 30 * DAY)
-    expired = pki.issue_client(authority, "eve", [Role.ADMIN], DAY, now=NOW - 10 * DAY)
-    early = pki.issue_client(authority, "eve", [Role.ADMIN], DAY, now=NOW + 10 * DAY)
-
-    async def scenario(world: World) -> None:
-        for client in (expired, early):
-            for method in contract():
-                code, _ = await world.refusal(client, method)
-                assert code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.UNAUTHENTICATED)
-
-    play(scenario, authorities=authority.certificate_pem.decode())
-
-
-@pytest.mark.parametrize(
-    ("usages", "name", "why"),
-    [
-        (None, "eve", "extended key usage"),
-        ([x509.oid.ExtendedKeyUsageOID.SERVER_AUTH], "eve", ""),
-        (
-            [x509.oid.ExtendedKeyUsageOID.SERVER_AUTH, x509.oid.ExtendedKeyUsageOID.CLIENT_AUTH],
-            "eve",
-            "extended key usage",
-        ),
-        (
-            [x509.oid.ExtendedKeyUsageOID.ANY_EXTENDED_KEY_USAGE, x509.oid.ExtendedKeyUsageOID.CLIENT_AUTH],
-            "eve",
-            "extended key",
-        ),
-        ([x509.oid.ExtendedKeyUsageOID.CLIENT_AUTH], None, "names nobody"),
-    ],
-)
-def test_the_right_authority_is_not_enough(
-    play: Play, authority: pki.Identity, usages: list[x509.ObjectIdentifier] | None, name: str | None, why: str
-) -> None:
-    client = with_usage(authority, usages, name)
-
-    async def scenario(world: World) -> None:
-        for method in contract():
-            code, details = await world.refusal(client, method)
-            assert code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.UNAUTHENTICATED)
-            assert why in details
-
-    play(scenario)
 
 
 def test_locked_refuses_everybody_at_the_handshake(play: Play, authority: pki.Identity) -> None:
@@ -297,6 +64,7 @@ def test_machined_hears_only_what_the_gateway_found_out(play: Play, authority: p
         told = json.loads(await world.call(reader, metadata=claims))
         assert told["basalt-identity-bin"] == "Zoë"
         assert told["basalt-roles"] == "os:reader"
+        assert told["basalt-certificate-bin"] == reader.certificate_pem.decode()
         assert told["basalt-address"].startswith("127.0.0.1:")
         assert len(told["basalt-request-id"]) == 16
         assert "x-other" not in told
@@ -388,11 +156,7 @@ def test_new_trust_takes_effect_without_a_restart(play: Play, authority: pki.Ide
         async with world.channel(old) as standing:
             assert await standing.unary_unary(VERSION)(b"1")
             both = authority.certificate_pem.decode() + successor.certificate_pem.decode()
-            write_trust(
-                world.trust_path,
-                Trust(CONFIGURED, (shown(server),), both),
-                group=None,
-            )
+            world.tell(client_authorities=both)
             assert await standing.unary_unary(VERSION)(
                 b"2"
             )  # this call makes the gateway read the file before TLS asks for it
@@ -400,6 +164,138 @@ def test_new_trust_takes_effect_without_a_restart(play: Play, authority: pki.Ide
             assert await standing.unary_unary(VERSION)(b"3")
 
     play(scenario)
+
+
+async def ended(stream: grpc.aio.UnaryStreamCall) -> tuple[grpc.StatusCode, str]:
+    """How a stream that was open comes to its end."""
+    with pytest.raises(grpc.aio.AioRpcError) as raised:
+        while True:
+            await asyncio.wait_for(stream.read(), 60)
+    return raised.value.code(), raised.value.details() or ""
+
+
+def test_revocation_ends_what_is_open_and_nothing_of_others(play: Play, authority: pki.Identity) -> None:
+    """A stream and a call in flight of the one who is revoked end at once; the others' stream goes on."""
+    ada, bob = (pki.issue_client(authority, name, [Role.ADMIN], DAY) for name in ("ada", "bob"))
+
+    async def scenario(world: World) -> None:
+        async with world.channel(ada) as hers, world.channel(bob) as his:
+            going_on = his.unary_stream(LOGS)(b"y")
+            await going_on.read()
+            following = hers.unary_stream(LOGS)(b"one")
+            await following.read()
+            waiting = asyncio.ensure_future(hers.unary_unary(VERSION)(b"hang"))
+            while world.stand_in.calls < 3:
+                await asyncio.sleep(0.01)
+            world.tell(revoked=(serial_of(ada),))
+            code, why = await ended(following)
+            assert code is grpc.StatusCode.UNAUTHENTICATED
+            assert f"serial number {serial_of(ada)} is revoked" in why
+            with pytest.raises(grpc.aio.AioRpcError) as raised:
+                await waiting
+            assert raised.value.code() is grpc.StatusCode.UNAUTHENTICATED
+            with pytest.raises(grpc.aio.AioRpcError) as raised:  # the connection lives on, and serves nothing any more
+                await hers.unary_unary(VERSION)(b"again")
+            assert raised.value.code() is grpc.StatusCode.UNAUTHENTICATED
+            assert await going_on.read()
+            assert await his.unary_unary(VERSION)(b"1")
+            while len(world.stand_in.refusals) < 2:  # the stream and the call
+                await asyncio.sleep(0.01)
+            assert {(each.identity, each.rpc) for each in world.stand_in.refusals} == {("ada", LOGS), ("ada", VERSION)}
+            going_on.cancel()
+
+    play(scenario)
+
+
+def test_revocation_without_the_signal_is_noticed_all_the_same(play: Play, authority: pki.Identity) -> None:
+    ada = pki.issue_client(authority, "ada", [Role.READER], DAY)
+
+    async def scenario(world: World) -> None:
+        async with world.channel(ada) as channel:
+            following = channel.unary_stream(LOGS)(b"one")
+            await following.read()
+            write_trust(world.trust_path, replace(world.trust, revoked=(serial_of(ada),)), group=None)
+            assert (await ended(following))[0] is grpc.StatusCode.UNAUTHENTICATED
+
+    play(scenario)
+
+
+def test_an_authority_that_is_taken_away_takes_its_connections_along(play: Play, authority: pki.Identity) -> None:
+    successor = pki.make_ca("operators, next year", 30 * DAY)
+    old = pki.issue_client(authority, "ada", [Role.READER], DAY)
+    new = pki.issue_client(successor, "ada", [Role.READER], DAY)
+    both = authority.certificate_pem.decode() + successor.certificate_pem.decode()
+
+    async def scenario(world: World) -> None:
+        async with world.channel(old) as hers, world.channel(new) as his:
+            going_on = his.unary_stream(LOGS)(b"y")
+            await going_on.read()
+            following = hers.unary_stream(LOGS)(b"one")
+            await following.read()
+            world.tell(client_authorities=successor.certificate_pem.decode())
+            code, why = await ended(following)
+            assert (code, "not one that this node accepts" in why) == (grpc.StatusCode.UNAUTHENTICATED, True)
+            assert await going_on.read()
+            assert (await world.refusal(old))[0] is grpc.StatusCode.UNAVAILABLE, "new connections fail at the handshake"
+            going_on.cancel()
+
+    play(scenario, authorities=both)
+
+
+def test_a_certificate_ends_on_an_open_stream_too(play: Play, authority: pki.Identity) -> None:
+    brief = pki.issue_client(authority, "ada", [Role.READER], datetime.timedelta(seconds=3))
+
+    async def scenario(world: World) -> None:
+        async with world.channel(brief) as channel:
+            following = channel.unary_stream(LOGS)(b"one")
+            await following.read()
+            code, why = await ended(following)
+            assert code is grpc.StatusCode.UNAUTHENTICATED
+            assert "expired at" in why and "this node's clock says" in why
+
+    play(scenario)
+
+
+def test_renewal_drops_no_stream_and_shows_the_new_certificate(play: Play, authority: pki.Identity) -> None:
+    """The node's issued certificate is replaced ten times while a stream is open; each new connection sees the latest."""
+    nodes = pki_node.make_node_ca("nodes", 30 * DAY)
+    node_id = "ab" * 16
+    key = pki_node.make_issuing_key()
+    issuer = pki.Identity(pki_node.issue_issuer(nodes, pki_node.make_signing_request(key, node_id), 20 * DAY), key)
+    ada = pki.issue_client(authority, "ada", [Role.READER], DAY)
+    name = pki.server_name(node_id)
+
+    async def scenario(world: World) -> None:
+        async with world.channel(ada) as channel:
+            going_on = channel.unary_stream(LOGS)(b"y")
+            await going_on.read()
+            for _ in range(10):
+                issued = pki_node.issue_server(issuer, node_id, DAY, pki.utc_now())
+                world.tell(identities=(world.trust.identities[0], shown(issued, name)))
+                credentials = grpc.ssl_channel_credentials(nodes.certificate_pem, ada.key_pem, ada.certificate_pem)
+                options = [("grpc.ssl_target_name_override", name), ("grpc.use_local_subchannel_pool", 1)]
+                address = f"127.0.0.1:{world.gateway.port}"
+                async with grpc.aio.secure_channel(address, credentials, options=options) as other:
+                    assert await other.unary_unary(VERSION)(b"1")
+                served = await asyncio.to_thread(served_certificate, world.gateway.port, name)
+                assert served == pki.pem_to_der(issued.certificate_pem)
+                served = await asyncio.to_thread(served_certificate, world.gateway.port, pki.SERVER_NAME)
+                assert served == world.server.certificate_der
+                assert await going_on.read()
+            assert await channel.unary_unary(VERSION)(b"1")
+            going_on.cancel()
+
+    play(scenario)
+
+
+def served_certificate(port: int, name: str) -> bytes | None:
+    """What is shown to a client that asks for *name*."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    context.set_alpn_protocols(["h2"])
+    with socket.create_connection(("127.0.0.1", port)) as raw, context.wrap_socket(raw, server_hostname=name) as stream:
+        return stream.getpeercert(binary_form=True)
 
 
 def test_old_tls_and_no_tls_are_refused(play: Play) -> None:
