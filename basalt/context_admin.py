@@ -74,6 +74,7 @@ def rename(old: str, new: str) -> None:
     """
     with changing() as change:
         context = change.get(old)
+        _check_at_rest(old)
         contexts.check_free(check_name(new, "context"), change.contexts)
         source, target = directory_of(old), directory_of(new)
         moved = {}
@@ -103,6 +104,7 @@ def delete(name: str, *, with_authority: bool = False) -> None:
     """
     with changing() as change:
         context = change.get(name)
+        _check_at_rest(name)
         if not with_authority and (context.ca_key is not None or context.node_ca_key is not None):
             raise UsageError(
                 f"the context {name!r} holds the key of an authority",
@@ -113,3 +115,12 @@ def delete(name: str, *, with_authority: bool = False) -> None:
         if change.current == name:
             change.current = next(iter(change.contexts), name)
     shutil.rmtree(directory_of(name), ignore_errors=True)
+
+
+def _check_at_rest(name: str) -> None:
+    """:raises UsageError: when an authority of the context is being replaced: half of its nodes may know the new one only."""
+    if (directory_of(name) / contexts.ROTATION_FILE).exists():
+        raise UsageError(
+            f"an authority of the context {name!r} is being replaced",
+            remedy="finish that first: `osctl ca rotate` says how far it is and goes on",
+        )

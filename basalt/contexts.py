@@ -51,6 +51,9 @@ AUTHORITY_LIFETIME = datetime.timedelta(days=3650)
 # Stands for every node of a context on a command line, so no node may be called so.
 ALL_NODES = "all"
 
+# In a context's directory while one of its authorities is being replaced.
+ROTATION_FILE = "rotation.json"
+
 CLIENT_LIFETIME = datetime.timedelta(days=365)
 
 
@@ -59,16 +62,24 @@ def make_authorities(name: str) -> tuple[pki.Identity, pki.Identity]:
     return make_client_authority(name), make_node_authority(name)
 
 
-def make_client_authority(name: str) -> pki.Identity:
-    """A new authority for operators' certificates."""
-    return pki.make_ca(f"basalt operators ({name})", AUTHORITY_LIFETIME)
+def make_client_authority(name: str, stamp: str = "") -> pki.Identity:
+    """A new authority for operators' certificates.
+
+    :param stamp: tells it from an earlier one of the same name.
+    """
+    return pki.make_ca(_authority_name("basalt operators", name, stamp), AUTHORITY_LIFETIME)
 
 
-def make_node_authority(name: str) -> pki.Identity:
-    """A new authority for nodes' issuing certificates."""
+def make_node_authority(name: str, stamp: str = "") -> pki.Identity:
+    """A new authority for nodes' issuing certificates. Parameters as of :func:`make_client_authority`."""
     from basalt import pki_node
 
-    return pki_node.make_node_ca(f"basalt nodes ({name})", AUTHORITY_LIFETIME)
+    return pki_node.make_node_ca(_authority_name("basalt nodes", name, stamp), AUTHORITY_LIFETIME)
+
+
+def _authority_name(whose: str, name: str, stamp: str) -> str:
+    # At most 64 characters: ub-common-name, RFC 5280, appendix A.
+    return f"{whose} ({name[:24]})" + (f" {stamp}" if stamp else "")
 
 
 def ensure_context(name: str | None = None) -> Context:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import argparse
 import datetime
 
-from basalt.commandline import Command, Option, option
-from basalt.endpoint import DEFAULT_PORT
+from basalt.commandline import Command, Option, option, seconds
+from basalt.endpoint import DEFAULT_PORT, DEFAULT_TIMEOUT_S
 from basalt.roles import Role
 from osctl.cli_options import CONTEXT, lifetime, role
 
@@ -98,6 +99,34 @@ ACCESS = (
         ),
         detail="It writes NAME.pem, NAME-key.pem, NAME-ca.pem and NAME-node-ca.pem, from which the holder makes a context "
         "(`osctl context create`).",
+        reads=True,
+    ),
+    Command(
+        ("ca", "rotate"),
+        "Replace an authority on every node of the context, while everything goes on working",
+        "rotate:rotate",
+        "osctl ca rotate --authority client --dry-run",
+        (
+            option(
+                "--authority",
+                choices=("client", "node"),
+                required=True,
+                help="client: the one that signs operators' certificates; node: the one that nodes are verified against",
+            ),
+            option(
+                "--dry-run", action="store_true", help="show the steps and how every node stands, and change nothing"
+            ),
+            option(
+                "--timeout",
+                type=seconds,
+                default=argparse.SUPPRESS,
+                metavar="S",
+                help=f"seconds that a node may take to answer a call (default {DEFAULT_TIMEOUT_S:.0f})",
+            ),
+            CONTEXT,
+        ),
+        detail="The new one is added everywhere and seen working before anything switches to it, and the old one is removed last. "
+        "It may be interrupted at any time: the same command goes on where it stopped.",
         reads=True,
     ),
     Command(("context", "list"), "List the contexts", "contexts:list_contexts", "osctl context list", reads=True),

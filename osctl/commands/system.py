@@ -123,7 +123,7 @@ def links(arguments: Arguments) -> int:
                 ("up" if one.carrier else "no carrier") if one.up else "off",
                 one.mac or "-",
                 one.mtu,
-                ", ".join(f"{address.address} ({address.source})" for address in one.addresses) or "-",
+                ", ".join(_address(address) for address in one.addresses) or "-",
                 ", ".join(_route(route) for route in one.routes) or "-",
                 _particulars(one),
             )
@@ -132,6 +132,10 @@ def links(arguments: Arguments) -> int:
         return output.table(("link", "kind", "state", "mac", "mtu", "addresses", "routes", "particulars"), rows)
 
     return answers.show(on_all(targets_of(arguments), ask), arguments.form, plain, text, listing="links")
+
+
+def _address(address: api.NodeAddress) -> str:
+    return f"{address.address} ({address.source})" if address.source else address.address
 
 
 def _route(route: api.LinkRoute) -> str:
