@@ -31,7 +31,7 @@ apiVersion: basalt.dev/v1alpha1
 kind: NetworkConfig
 links:
 - match:
-    mac: 52:54:00:12:34:56
+    mac: '52:54:00:12:34:56'
   dhcp4: true
 - name: bond0
   bond:

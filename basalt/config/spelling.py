@@ -230,8 +230,12 @@ def size(text: str) -> str:
 
 
 def words(text: str) -> str:
-    if not 1 <= len(text) <= 255 or not text.isprintable() or text != text.strip():
-        raise ValueError("it is not")
+    if not 1 <= len(text) <= 255:
+        raise ValueError(f"it has {len(text)} characters")
+    if not text.isprintable():
+        raise ValueError("a character that is not printable")
+    if text != text.strip():
+        raise ValueError("a space at an end")
     return text
 
 
