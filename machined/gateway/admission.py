@@ -10,7 +10,7 @@ import datetime
 
 from machined import access
 from machined.gateway.identity import Caller, UnknownCallerError, read_caller
-from machined.gateway.trust import Trust, TrustFile
+from machined.gateway.trust import LOCKED, Trust, TrustFile
 
 CACHE_MAX = 1024  # distinct certificates remembered; beyond it the memory starts again
 
@@ -28,10 +28,9 @@ class Admission:
         self._known: dict[bytes, tuple[Caller, str]] = {}
 
     @property
-    def trust(self) -> Trust | None:
-        """What machined said last."""
-        self._trust_file.refresh()
-        return self._trust_file.current
+    def mode(self) -> str:
+        """The node's mode, as of the latest certificate judged."""
+        return self._judged_by.mode if self._judged_by else LOCKED
 
     def identify(self, certificate_pem: bytes) -> Caller:
         """Who the certificate names, admitted or not; for the record of a refusal.
@@ -60,7 +59,8 @@ class Admission:
         return ""
 
     def _judge(self, certificate_pem: bytes) -> tuple[Caller, str]:
-        trust = self.trust
+        self._trust_file.refresh()
+        trust = self._trust_file.current
         if trust is not self._judged_by or len(self._known) >= CACHE_MAX:
             self._known.clear()
             self._judged_by = trust

@@ -18,6 +18,9 @@ from basalt.pki import clock, utc_now
 QUIET_S = 60.0  # between two lines of the same kind
 
 _FAILED = re.compile(r"ssl_transport_security\w*\.cc:\d+\] Handshake failed with error \S+ (?P<why>.*)")
+_OTHER_NAME = re.compile(
+    r"ssl_transport_security\w*\.cc:\d+\] No match found for server name"
+)  # it gets the first identity
 
 # What BoringSSL says, and what it means here; the first that fits. Empty: not worth a line.
 _MEANINGS = (
@@ -41,7 +44,7 @@ def meaning_of(line: str) -> str | None:
     """The template for a line about a failed handshake, empty for one that is dropped; None for any other line."""
     found = _FAILED.search(line)
     if found is None:
-        return None
+        return "" if _OTHER_NAME.search(line) else None
     template = next(template for sign, template in _MEANINGS if sign in found["why"])
     return template.replace("{why}", found["why"].rpartition("OPENSSL_internal:")[2])
 

@@ -25,7 +25,6 @@ from machined.gateway.authorise import Rule, Verdict, decide, explain
 from machined.gateway.calls import OpenCall, OpenCalls
 from machined.gateway.identity import Caller, UnknownCallerError
 from machined.gateway.refusals import Refusals
-from machined.gateway.trust import LOCKED
 
 # Names of what machined is told; "-bin" values may hold any bytes, and a CN may be any UTF-8.
 IDENTITY = "basalt-identity-bin"
@@ -144,7 +143,6 @@ class Relay(_Handler):
     async def _judge(self, rule: Rule, context: _Context, certificates: list[bytes], request_id: str) -> _Admitted:
         certificate = certificates[0] if certificates else b""
         address = address_of(context.peer())
-        trust = self._admission.trust
         try:
             if not certificate:
                 raise UnknownCallerError("no client certificate")
@@ -153,7 +151,7 @@ class Relay(_Handler):
             await self._refuse(
                 rule, context, self._named(certificate), address, request_id, _UNAUTHENTICATED, str(error)
             )
-        verdict = decide(rule, trust.mode if trust else LOCKED, caller.roles)
+        verdict = decide(rule, self._admission.mode, caller.roles)
         if verdict is not Verdict.ALLOWED:
             words = explain(verdict, rule, caller.roles)
             await self._refuse(rule, context, caller, address, request_id, _STATUS[verdict], words)

@@ -50,6 +50,7 @@ def test_what_is_remembered_is_bounded() -> None:
         (VERIFY + "unsupported certificate purpose", "was refused: CERTIFICATE_VERIFY_FAILED: unsupported"),
         (FAILED + "error:100000c0:SSL routines:OPENSSL_internal:PEER_DID_NOT_RETURN_A_CERTIFICATE: Invalid", ""),
         (FAILED + "error:1000009c:SSL routines:OPENSSL_internal:HTTP_REQUEST: Invalid", ""),
+        ("E1124 04:42:02.764937      87 ssl_transport_security.cc:3238] No match found for server name: x", ""),
     ],
 )
 def test_failed_handshakes_are_said_in_words(line: str, expected: str) -> None:
