@@ -5,6 +5,8 @@ Without an AccessConfig the authority of the first contact is in force; with one
 
 from __future__ import annotations
 
+import contextlib
+import datetime
 from typing import TYPE_CHECKING
 
 from basalt.config.documents import AccessConfig
@@ -35,12 +37,22 @@ def problems(access: AccessConfig) -> list[str]:
     return found
 
 
-def admits(access: AccessConfig | None, bootstrap_pem: bytes, certificate_pem: bytes) -> str:
+def admits(
+    access: AccessConfig | None,
+    bootstrap_pem: bytes,
+    certificate_pem: bytes,
+    *,
+    now: datetime.datetime | None = None,
+) -> str:
     """Why the holder of *certificate_pem* would not be let in any more; empty when nothing speaks against it.
 
-    Judged is what a configuration decides: the authorities and the serial numbers that are revoked.
+    Judged is what a configuration decides: the authorities, with their dates, and the serial numbers that are revoked.
+
+    :param now: instead of this node's clock.
     """
     from cryptography import x509
+
+    from basalt.pki import clock, utc_now
 
     try:
         certificate = x509.load_pem_x509_certificate(certificate_pem)
@@ -49,8 +61,15 @@ def admits(access: AccessConfig | None, bootstrap_pem: bytes, certificate_pem: b
     serial = f"{certificate.serial_number:x}"
     if access and serial in access.revoked_serials:
         return f"the certificate with the serial number {serial} is revoked"
-    if not signed_by_one_of(certificate, load(authorities(access, bootstrap_pem))):
+    signers = signers_of(certificate, load(authorities(access, bootstrap_pem)))
+    if not signers:
         return f"no client authority of the configuration has signed the certificate with the serial number {serial}"
+    at = now or utc_now()
+    if not any(signer.not_valid_before_utc <= at <= signer.not_valid_after_utc for signer in signers):
+        return (
+            f"the client authority that signed the certificate is valid from {clock(signers[0].not_valid_before_utc)} "
+            f"to {clock(signers[0].not_valid_after_utc)}; this node's clock says {clock(at)}"
+        )
     return ""
 
 
@@ -64,14 +83,13 @@ def load(pem: str) -> tuple[x509.Certificate, ...]:
         return ()
 
 
-def signed_by_one_of(certificate: x509.Certificate, issuers: tuple[x509.Certificate, ...]) -> bool:
-    """Whether one of *issuers* has itself signed *certificate*."""
+def signers_of(certificate: x509.Certificate, issuers: tuple[x509.Certificate, ...]) -> tuple[x509.Certificate, ...]:
+    """Those of *issuers* that have themselves signed *certificate*."""
     from cryptography.exceptions import InvalidSignature
 
+    found = []
     for issuer in issuers:
-        try:
+        with contextlib.suppress(ValueError, TypeError, InvalidSignature):  # another name, kind of key, or key
             certificate.verify_directly_issued_by(issuer)
-        except (ValueError, TypeError, InvalidSignature):  # another name, another kind of key, another key
-            continue
-        return True
-    return False
+            found.append(issuer)
+    return tuple(found)

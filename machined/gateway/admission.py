@@ -81,6 +81,6 @@ def standing(certificate_pem: bytes, serial: str, trust: Trust | None) -> str:
     if serial in trust.revoked:
         return f"the client certificate with the serial number {serial} is revoked"
     certificate = x509.load_pem_x509_certificate(certificate_pem)
-    if not access.signed_by_one_of(certificate, access.load(trust.client_authorities)):
+    if not access.signers_of(certificate, access.load(trust.client_authorities)):
         return "the authority that signed the client certificate is not one that this node accepts"
     return ""

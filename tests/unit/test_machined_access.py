@@ -51,6 +51,13 @@ def test_revoked_certificates_are_not_admitted(old: pki.Identity) -> None:
     )
 
 
+def test_an_authority_that_has_ended_admits_nobody_and_says_so(old: pki.Identity) -> None:
+    ada = pki.issue_client(old, "ada", [Role.ADMIN], DAY).certificate_pem
+    said = access.admits(config(old), b"", ada, now=pki.utc_now() + 40 * DAY)
+    assert "the client authority that signed the certificate is valid from" in said
+    assert "this node's clock says" in said
+
+
 def test_certificates_that_are_none_are_not_admitted(old: pki.Identity) -> None:
     assert "cannot be read" in access.admits(config(old), b"", b"hello")
 
