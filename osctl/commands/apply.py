@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from basalt import config, output
 from basalt.client import Target, connect
 from basalt.commandline import Arguments
-from basalt.errors import UsageError
+from basalt.errors import ExitCode, UsageError
 from basalt.machine.v1 import machine_pb2 as api
 from osctl import answers
 from osctl.applying import MODES, Applied, Following, Trial, carry_out
@@ -90,7 +90,10 @@ def put(arguments: Arguments, targets: list[Target], call: Callable[[Client], ap
             timeout_s=timeout_of(arguments),
         )
 
-    return answers.show(on_all(targets, act), arguments.form, Applied.as_dict, str)
+    outcomes = on_all(targets, act)
+    code = answers.show(outcomes, arguments.form, Applied.as_dict, str)
+    cut_off = any(one.answer.trial is not None and not one.answer.trial.answers for one in outcomes if one.answer)
+    return ExitCode.UNREACHABLE if code == ExitCode.OK and cut_off else code
 
 
 def _ask(target: Target, trial: Trial) -> bool:
