@@ -7,7 +7,6 @@ from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any
 
 import grpc.aio
-from cryptography import x509
 
 from basalt.errors import BasaltError
 from basalt.machine.v1 import machine_pb2 as pb
@@ -19,6 +18,8 @@ from machined.audit import FellBehindError, Record
 from machined.issuing import Server
 
 if TYPE_CHECKING:
+    from cryptography import x509
+
     from machined.node import Node
 
 RECORDS_PER_RESPONSE = 200  # a few hundred bytes each: far below the limit of a message
@@ -34,6 +35,8 @@ class IdentityApi(stubs.IdentityServiceServicer):
         self, request: pb.GetIdentityRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> pb.GetIdentityResponse:
         """The certificates, and the signing request."""
+        from cryptography import x509  # late: the boot to an answering API does without it
+
         await caller_of(context)
         own, issuing = self._node.identity, self._node.issuing
         certificate = x509.load_pem_x509_certificate(own.certificate_pem)
@@ -64,6 +67,8 @@ class IdentityApi(stubs.IdentityServiceServicer):
         self, request: pb.EnrollRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> pb.EnrollResponse:
         """Take the issuing certificate, and show a certificate made with it."""
+        from cryptography import x509
+
         await caller_of(context)
         issuing = self._node.issuing
         try:
@@ -94,6 +99,8 @@ class IdentityApi(stubs.IdentityServiceServicer):
 
 def common_name_of_issuer(certificate: x509.Certificate) -> str:
     """Who signed it, by name."""
+    from cryptography import x509
+
     values = certificate.issuer.get_attributes_for_oid(x509.NameOID.COMMON_NAME)
     return str(values[0].value) if values else certificate.issuer.rfc4514_string()
 
