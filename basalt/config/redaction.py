@@ -8,7 +8,6 @@ nobody try secrets against it, and it tells two secrets of one node apart, no mo
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -56,6 +55,8 @@ def secrets_of(configuration: Configuration, key: bytes) -> dict[str, str]:
 
 
 def _tag(secret: str, key: bytes) -> str:
+    import hashlib  # brings OpenSSL, which the node's start does not need
+
     return hashlib.blake2s(secret.encode(), key=key, digest_size=_TAG_BYTES).hexdigest()
 
 
