@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import socket
 import struct
 from pathlib import Path
@@ -36,10 +37,14 @@ def follow_routers(entry: Managed, proc: Path) -> None:
 
 
 def solicit(link: str) -> None:
-    """Ask the routers on *link* to say now what they would say later; the kernel asks only when a link comes up."""
+    """Ask the routers on *link* to say now what they would say later; the kernel asks only when a link comes up.
+
+    A link without a link-local address is left alone: the kernel asks as soon as it has one.
+    """
     try:
         with socket.socket(socket.AF_INET6, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.IPPROTO_ICMPV6) as sock:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_HOPS, 255)
             sock.sendto(_ROUTER_SOLICITATION, (_ALL_ROUTERS, 0, 0, socket.if_nametoindex(link)))
-    except OSError as error:  # no link-local address yet: the kernel will ask by itself once there is one
-        print(f"network: asking the routers on {link}: {error.strerror}", flush=True)
+    except OSError as error:
+        if error.errno != errno.EADDRNOTAVAIL:
+            print(f"network: asking the routers on {link}: {error.strerror}", flush=True)

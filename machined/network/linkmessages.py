@@ -87,7 +87,9 @@ def _info(traits: Traits, *, living: bool = False) -> dict[str, Any]:
             data = _bond_options(traits, living=living)
         case BridgeTraits(stp, filtering):
             kind = "bridge"
-            data = [("IFLA_BR_STP_STATE", int(stp)), ("IFLA_BR_VLAN_FILTERING", int(filtering))]
+            data = [("IFLA_BR_STP_STATE", int(stp))]
+            if filtering or living:  # a kernel without it refuses even to be told "no"
+                data.append(("IFLA_BR_VLAN_FILTERING", int(filtering)))
         case WireguardTraits():
             return {"attrs": [("IFLA_INFO_KIND", "wireguard")]}
     return {"attrs": [("IFLA_INFO_KIND", kind), ("IFLA_INFO_DATA", {"attrs": data})]}

@@ -71,12 +71,18 @@ class Netlink:
         now = time.clock_gettime(time.CLOCK_BOOTTIME)
         links = await self._socket.dump(rtnl.RTM_GETLINK, rtnl.ifinfmsg())
         addresses = await self._socket.dump(rtnl.RTM_GETADDR, rtnl.ifaddrmsg())
-        routes = await self._socket.dump(rtnl.RTM_GETROUTE, rtnl.rtmsg())
+        routes = [*await self._routes(socket.AF_INET), *await self._routes(socket.AF_INET6)]
         return Observed(
             tuple(linkmessages.observed_link(message) for message in links),
             tuple(_address(message, now) for message in addresses),
             tuple(_route(message) for message in routes if _is_main_unicast(message)),
         )
+
+    async def _routes(self, family: int) -> list[Any]:
+        """The routes of one family: a dump of all families ends with IPv4's."""
+        message = rtnl.rtmsg()
+        message["family"] = family
+        return await self._socket.dump(rtnl.RTM_GETROUTE, message)
 
     async def apply(self, operation: Operation) -> None:
         """Carry *operation* out.

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
+import errno
 import ipaddress
 import os
 import socket
@@ -61,6 +62,9 @@ class Tunnels:
             try:
                 waiting += await self._keep_one(entry)
             except OSError as error:
+                if error.errno == errno.ENODEV:  # it has gone since it was seen; the next look makes it again
+                    self._on_change()
+                    continue
                 problems.append(f"WireGuard on {entry.link.name}: {error.strerror or error}")
         self.waiting = tuple(waiting)
         return problems

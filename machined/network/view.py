@@ -21,6 +21,13 @@ from machined.network.model import (
 from machined.network.wireguard import Tunnel
 
 _RTPROT_KERNEL = 2
+_IFAPROT_LO, _IFAPROT_LL = 1, 3
+_ADDRESS_SOURCES = {
+    paths.RTPROT_STATIC: "static",
+    ROUTER_ADVERTISEMENT: "slaac",
+    _IFAPROT_LO: "kernel",
+    _IFAPROT_LL: "kernel",
+}
 _ROUTE_SOURCES = {paths.RTPROT_STATIC: "static", RTPROT_RA: "ra", _RTPROT_KERNEL: "kernel"}
 
 
@@ -29,7 +36,7 @@ class ReachableAddress(Struct, frozen=True):
 
     link: str
     address: str  # with prefix length
-    source: str  # static, dhcp4, dhcp6, slaac, or "" when somebody else made it
+    source: str  # static, dhcp4, dhcp6, slaac, kernel, or "" when somebody else made it
 
 
 class RouteView(Struct, frozen=True):
@@ -107,7 +114,7 @@ def _address(link: str, address: ObservedAddress) -> ReachableAddress:
 def _address_source(address: ObservedAddress) -> str:
     if address.protocol == paths.RTPROT_DHCP:
         return f"dhcp{address.interface.version}"
-    return {paths.RTPROT_STATIC: "static", ROUTER_ADVERTISEMENT: "slaac"}.get(address.protocol, "")
+    return _ADDRESS_SOURCES.get(address.protocol, "")
 
 
 def _route(route: ObservedRoute) -> RouteView:

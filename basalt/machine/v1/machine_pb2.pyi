@@ -277,7 +277,7 @@ class NodeAddress(_message.Message):
     address: _builtins.str
     """with prefix length"""
     source: _builtins.str
-    """static, dhcp4, dhcp6, slaac"""
+    """static, dhcp4, dhcp6, slaac, kernel (loopback, link-local); empty when somebody else made it"""
     def __init__(
         self,
         *,
