@@ -15,19 +15,32 @@ import json
 import os
 import shutil
 import socket
+import struct
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
 from pyroute2.iproute.linux import AsyncIPRoute
 
-from basalt.config.documents import Dns, Link, NetworkConfig, Route
+from basalt.config.documents import Bridge, Dns, Link, NetworkConfig, Route
 from machined.network.dhcp.message import Kind, Message, Option, decode, encode
-from machined.network.dhcp.message6 import duid
-from machined.network.model import DesiredRoute, Observed, PutRoute, RemoveAddress, RemoveRoute, SetLink
+from machined.network.dhcp.message6 import Kind6, Message6, Option6, decode6, duid, encode6
+from machined.network.model import (
+    ROUTER_ADVERTISEMENT,
+    RTPROT_RA,
+    BridgeTraits,
+    DeleteLink,
+    DesiredRoute,
+    Observed,
+    PutRoute,
+    RemoveAddress,
+    RemoveRoute,
+    SetLink,
+)
 from machined.network.netlink import Events, Netlink
 from machined.network.reconciler import NetworkReconciler
 from machined.network.view import ReachableAddress
@@ -47,7 +60,17 @@ def _namespaces_work() -> bool:
 @pytest.mark.skipif(not _namespaces_work(), reason="this machine gives ordinary users no network namespaces")
 @pytest.mark.parametrize(
     "scenario",
-    ["static_and_dhcp", "drift_heals", "restart_disturbs_nothing", "renewal", "renumbering", "refused_route_is_said"],
+    [
+        "static_and_dhcp",
+        "drift_heals",
+        "restart_disturbs_nothing",
+        "renewal",
+        "renumbering",
+        "refused_route_is_said",
+        "dhcp6_grants_renews_and_gets_it_back",
+        "routers_are_followed_or_not",
+        "bridges_are_made_and_unmade",
+    ],
 )
 def test_in_a_namespace(scenario: str) -> None:
     child = subprocess.run(
@@ -92,6 +115,51 @@ def dhcp_server(log: Path, renew_after_s: int) -> None:
         sock.sendto(bytes(reply), (to, 68))
 
 
+def dhcp6_server(log: Path) -> None:
+    """Grants 2001:db8:6::77 to whoever asks on dh0, to be renewed after two seconds, and writes down each message."""
+    sock = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, b"dh0\0")
+    sock.bind(("::", 547))
+    group = ipaddress.IPv6Address("ff02::1:2").packed + struct.pack("=I", socket.if_nametoindex("dh0"))
+    sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_JOIN_GROUP, group)
+    address = ipaddress.IPv6Address("2001:db8:6::77").packed
+    while True:
+        data, sender = sock.recvfrom(4096)
+        asked = decode6(data)
+        with log.open("a") as stream:
+            stream.write(f"{asked.kind.name}6\n")
+        association = (asked.option(Option6.IA_NA) or b"")[:4]
+        granted = association + struct.pack("!IIHH16sII", 2, 900, Option6.IA_ADDRESS, 24, address, 1800, 3600)
+        options = (
+            (int(Option6.CLIENT_ID), asked.option(Option6.CLIENT_ID) or b""),
+            (int(Option6.SERVER_ID), b"\0\3\0\1server"),
+            (int(Option6.PREFERENCE), b"\xff"),
+            (int(Option6.IA_NA), granted),
+            (int(Option6.DNS), ipaddress.IPv6Address("2001:db8:6::53").packed),
+        )
+        kind = Kind6.ADVERTISE if asked.kind is Kind6.SOLICIT else Kind6.REPLY
+        sock.sendto(encode6(Message6(kind, asked.transaction, options)), sender)
+
+
+def router(log: Path) -> None:
+    """Advertises 2001:db8:a::/64, itself as a default router, and a DNS server, whenever it is asked on dh0."""
+    sock = socket.socket(socket.AF_INET6, socket.SOCK_RAW, socket.IPPROTO_ICMPV6)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, b"dh0\0")
+    sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_HOPS, 255)
+    index = socket.if_nametoindex("dh0")
+    group = ipaddress.IPv6Address("ff02::2").packed + struct.pack("=I", index)
+    sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_JOIN_GROUP, group)
+    prefix = struct.pack("!BBBBIII16s", 3, 4, 64, 0xC0, 3600, 1800, 0, ipaddress.IPv6Address("2001:db8:a::").packed)
+    servers = struct.pack("!BBHI16s", 25, 3, 0, 3600, ipaddress.IPv6Address("2001:db8:a::53").packed)
+    advertisement = struct.pack("!BBHBBHII", 134, 0, 0, 64, 0, 1800, 0, 0) + prefix + servers
+    while True:
+        if sock.recv(2048)[0] == 133:
+            with log.open("a") as stream:
+                stream.write("SOLICITATION\n")
+            with contextlib.suppress(OSError):  # its own link-local address is still being checked
+                sock.sendto(advertisement, ("ff02::1", 0, 0, index))
+
+
 def unshare_network() -> None:
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.unshare(_CLONE_NEWNET) < 0:
@@ -114,6 +182,8 @@ def start_server(log: Path, renew_after_s: int) -> int:
         os.write(ready[1], b"x")
         os.read(proceed[0], 1)
         asyncio.run(configure_server_side())
+        threading.Thread(target=dhcp6_server, args=(log,), daemon=True).start()
+        threading.Thread(target=router, args=(log,), daemon=True).start()
         os.write(ready[1], b"x")
         dhcp_server(log, renew_after_s)
     os.read(ready[0], 1)
@@ -152,6 +222,7 @@ class World:
 @contextlib.asynccontextmanager
 async def running(root: Path, config: NetworkConfig) -> AsyncIterator[World]:
     node = Paths(str(root))
+    node.proc = Path("/proc")  # shows this namespace's network
     node.etc.mkdir(parents=True, exist_ok=True)
     node.leases.mkdir(parents=True, exist_ok=True)
     announced: list[ReachableAddress] = []
@@ -299,6 +370,71 @@ async def refused_route_is_said(root: Path, log: Path) -> None:
             await world.netlink.apply(
                 PutRoute(DesiredRoute(2, ipaddress.ip_network("10.1.0.0/16"), ipaddress.ip_address("10.98.0.1")))
             )
+
+
+async def dhcp6_grants_renews_and_gets_it_back(root: Path, log: Path) -> None:
+    async with running(root, NetworkConfig(links=(Link(name="eth0", dhcp6=True, slaac=False),))) as world:
+        await world.until(has_address("2001:db8:6::77/128"))
+        await world.until(lambda _: "RENEW6" in log.read_text())
+        await converged(world)
+        assert not [line for line in log.read_text().splitlines() if line.startswith("[")]  # nobody asked for IPv4
+        await world.until(lambda _: any(address.source == "dhcp6" for address in world.network.addresses))
+        assert (world.node.etc / "resolv.conf").read_text() == "nameserver 2001:db8:6::53\n"
+        world.config[0] = NetworkConfig(links=(Link(name="eth0", slaac=False),))
+        world.reconciler.trigger()
+        await world.until(lambda observed: not has_address("2001:db8:6::77/128")(observed))
+        await world.until(lambda _: "RELEASE6" in log.read_text())
+
+
+async def routers_are_followed_or_not(root: Path, log: Path) -> None:
+    def advertised(observed: Observed) -> bool:
+        return any(address.protocol == ROUTER_ADVERTISEMENT for address in observed.addresses)
+
+    def by_router(observed: Observed) -> bool:
+        return any(route.protocol == RTPROT_RA for route in observed.routes)
+
+    async with running(root, NetworkConfig(links=(Link(name="eth0", addresses=("2001:db8::5/64",)),))) as world:
+        await world.until(lambda observed: advertised(observed) and by_router(observed))
+        resolvers = world.node.etc / "resolv.conf"
+        await world.until(lambda _: resolvers.read_text() == "nameserver 2001:db8:a::53\n")
+        world.config[0] = NetworkConfig(
+            links=(
+                Link(
+                    name="eth0",
+                    slaac=False,
+                    addresses=("2001:db8::5/64",),
+                    routes=(Route(to="2001:db8:f::/48", via="2001:db8::1"),),
+                ),
+            )
+        )
+        world.reconciler.trigger()
+        await world.until(lambda observed: not advertised(observed) and not by_router(observed))
+        await world.until(has_route("2001:db8:f::/48"))
+        await world.until(lambda _: resolvers.read_text() == "")
+        await converged(world)
+        assert has_address("2001:db8::5/64")(await world.netlink.observe())
+        world.config[0] = NetworkConfig(links=(Link(name="eth0"),))
+        world.reconciler.trigger()
+        await world.until(lambda observed: advertised(observed) and by_router(observed))  # asked for, not waited for
+
+
+async def bridges_are_made_and_unmade(root: Path, log: Path) -> None:
+    config = NetworkConfig(links=(Link(name="br0", bridge=Bridge(links=("eth0",)), addresses=("192.0.2.5/24",)),))
+    async with running(root, config) as world:
+        observed = await world.until(has_address("192.0.2.5/24"))
+        bridge = next(link for link in observed.links if link.name == "br0")
+        assert bridge.ours and bridge.kind == "bridge" and bridge.traits == BridgeTraits(False, False)
+        assert next(link for link in observed.links if link.name == "eth0").master == bridge.index
+        await converged(world)
+        await world.netlink.apply(DeleteLink(bridge.index, "br0"))
+        await world.until(has_address("192.0.2.5/24"))
+        await converged(world)
+        view = {link.link.name: link for link in await world.network.links()}
+        assert (view["eth0"].master, view["br0"].kind) == ("br0", "bridge")
+        world.config[0] = NetworkConfig(links=(Link(name="eth0"),))
+        world.reconciler.trigger()
+        await world.until(lambda observed: all(link.name != "br0" for link in observed.links))
+        assert all(link.master == 0 for link in (await world.netlink.observe()).links)
 
 
 def main(name: str) -> None:
