@@ -78,7 +78,7 @@ class AuditLog:
                 self._waiting.popleft()
         except OSError as error:
             self._troubled = True
-            print(f"audit: {self._directory}: {error}; kept in memory: {len(self._waiting)} records", flush=True)
+            print(f"audit: {self._directory}: {error}; kept in memory: {self._waiting[-1]}", flush=True)
             self._report(error)
             return
         if self._troubled:

@@ -10,8 +10,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import datetime
+import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -41,6 +42,14 @@ class Server:
     not_before: float
     not_after: float
     renew: float  # when it is replaced
+    digest: str = (
+        ""  # of key and chain: a damaged key would make every handshake fail, also those for the node's own certificate
+    )
+
+    @property
+    def content_digest(self) -> str:
+        """What *digest* is when nothing is damaged."""
+        return hashlib.blake2b((self.key + self.certificate_chain).encode()).hexdigest()
 
     @property
     def fingerprint(self) -> str:
@@ -163,7 +172,7 @@ class Issuing:
         leaf: x509.Certificate = x509.load_pem_x509_certificate(made.certificate_pem)
         begins, ends = leaf.not_valid_before_utc.timestamp(), leaf.not_valid_after_utc.timestamp()
         issued = max(now.timestamp(), begins)
-        self.server = Server(
+        server = Server(
             key=made.key_pem.decode(),
             certificate_chain=made.certificate_pem.decode(),
             issuer=fingerprint(pem_to_der(self.issuer_pem)),
@@ -172,6 +181,7 @@ class Issuing:
             not_after=ends,
             renew=issued + (ends - issued) / 2,
         )
+        self.server = replace(server, digest=server.content_digest)
         self._on_change()
         print(f"identity: server certificate issued, valid until {clock(leaf.not_valid_after_utc)}", flush=True)
         self._write("server.json", msgspec.json.encode(self.server), mode=0o600)
@@ -200,7 +210,8 @@ class Issuing:
             kept_for = fingerprint(pem_to_der(self.issuer_pem))
         except (msgspec.MsgspecError, BasaltError):
             return None
-        return server if server.issuer == kept_for else None
+        whole = server.digest == server.content_digest
+        return server if whole and server.issuer == kept_for else None
 
     def _write(self, name: str, data: bytes, *, mode: int) -> None:
         self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -228,7 +228,7 @@ class Node:
         except BasaltError as error:
             status = failed_by(error)
         if self._identity is None:
-            self._identity = identity.make(self.image.build_epoch)
+            self._identity = identity.make(self.image.build_epoch, identity.kept_id(directory))
             if status is CONVERGED:
                 try:
                     identity.keep(self._identity, directory)
@@ -430,7 +430,7 @@ class Node:
             print(f"gateway: no SIGHUP: {error}", flush=True)
 
     async def _look_after_identity(self) -> Status:
-        """The server certificates; trouble with the identity itself comes first."""
+        """The server certificates; trouble with the identity itself is said first."""
         status = await self.issuing.reconcile()
         return status if self._identity_trouble is CONVERGED else self._identity_trouble
 

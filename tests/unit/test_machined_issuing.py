@@ -103,6 +103,18 @@ def test_enrolment_survives_and_is_shown_without_signing_again(tmp_path: Path, n
         assert (tmp_path / name).stat().st_mode & 0o777 == mode
 
 
+def test_a_damaged_server_certificate_is_not_shown_and_made_again(tmp_path: Path, nodes: pki.Identity) -> None:
+    asyncio.run(enrolled(make(tmp_path), nodes))
+    kept = (tmp_path / "server.json").read_text()
+    at = kept.index("BEGIN PRIVATE KEY") + 60
+    for damage in (kept[:at] + ("A" if kept[at] != "A" else "B") + kept[at + 1 :], kept[:200], "", "\0" * 4096):
+        (tmp_path / "server.json").write_text(damage)
+        node = make(tmp_path)
+        assert node.shown == ()
+        assert asyncio.run(node.reconcile()) == CONVERGED
+        assert node.shown and make(tmp_path).shown == node.shown
+
+
 def test_the_issuing_key_stays_the_same(tmp_path: Path) -> None:
     requests = [asyncio.run(make(tmp_path).signing_request()) for _ in range(2)]
     first, second = (x509.load_pem_x509_csr(request).public_key() for request in requests)

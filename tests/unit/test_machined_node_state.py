@@ -46,6 +46,26 @@ class TestIdentity:
             with pytest.raises(BasaltError, match="damaged"):
                 identity.load(tmp_path)
 
+    @pytest.mark.parametrize("name", ["key.pem", "certificate.pem"])
+    def test_damage_within_a_file_is_found_and_leaves_the_id(self, tmp_path: Path, name: str) -> None:
+        made = identity.make(0)
+        identity.keep(made, tmp_path)
+        text = bytearray((tmp_path / name).read_bytes())
+        text[60:160] = b"\0" * 100
+        (tmp_path / name).write_bytes(text)
+        with pytest.raises(BasaltError, match="damaged"):
+            identity.load(tmp_path)
+        assert identity.kept_id(tmp_path) == made.node_id
+        assert identity.make(0, identity.kept_id(tmp_path)).node_id == made.node_id
+
+    def test_a_damaged_id_is_not_gone_on_with(self, tmp_path: Path) -> None:
+        assert identity.kept_id(tmp_path) == ""
+        for damage in (b"\0" * 33, b"../../x", b"\xff", b""):
+            (tmp_path / "node-id").write_bytes(damage)
+            assert identity.kept_id(tmp_path) == ""
+            with pytest.raises(BasaltError):
+                identity.load(tmp_path)
+
     def test_a_certificate_that_is_none(self, tmp_path: Path) -> None:
         identity.keep(identity.make(0), tmp_path)
         (tmp_path / "certificate.pem").write_bytes(b"\0" * 200)
