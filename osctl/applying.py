@@ -188,7 +188,7 @@ def _lines(applied: Applied) -> list[str]:
 def _reasons(answer: api.ApplyConfigResponse) -> list[str]:
     return [
         *(f"needs a reboot: {one.path}: {one.reason}" for one in answer.reboot_reasons),
-        *(f"on trial, because it touches {reason}" for reason in answer.trial_reasons),
+        *(f"on trial: {reason}" for reason in answer.trial_reasons),
     ]
 
 

@@ -159,7 +159,7 @@ def explain_status(target: Target, method: str, code: grpc.StatusCode, details: 
                 f"osctl gen client --name NAME --role {needed}",
             )
         case grpc.StatusCode.UNAUTHENTICATED:
-            return RefusedError(what, why=details, remedy="the node's console says which mode it is in and what to do")
+            return _unauthenticated(what, details, pki.utc_now())
         case grpc.StatusCode.FAILED_PRECONDITION:
             return RefusedError(what, why=details)
         case grpc.StatusCode.ABORTED:
@@ -185,6 +185,26 @@ def explain_status(target: Target, method: str, code: grpc.StatusCode, details: 
     return BasaltError(
         f"{short} failed on {target}", why=details or code.name, remedy="`osctl logs machined` may say more"
     )
+
+
+def _unauthenticated(what: str, details: str, now: datetime.datetime) -> RefusedError:
+    """A certificate that got through the handshake and was refused at the call: it was judged again since.
+
+    :param now: this machine's clock.
+    """
+    if "clock says" in details:
+        return RefusedError(
+            what,
+            why=f"{details}, this machine's {pki.clock(now)}",
+            remedy="where the clocks agree, `osctl context renew` makes a new certificate; otherwise set the one that is wrong",
+        )
+    if "revoked" in details:
+        remedy = "ask whoever holds the authority's key for another certificate (`osctl gen client`)"
+    elif "authority" in details:
+        remedy = "use a context of an authority that the node accepts (`osctl context list`, --context)"
+    else:
+        remedy = "the node's console says which mode it is in and what to do"
+    return RefusedError(what, why=details, remedy=remedy)
 
 
 def _roles(target: Target, method: str) -> tuple[str, str]:

@@ -188,6 +188,24 @@ def test_status_of_the_node_becomes_an_error_against_fake_node(
     assert error.why == "because" or code in (grpc.StatusCode.UNIMPLEMENTED, grpc.StatusCode.DEADLINE_EXCEEDED)
 
 
+@pytest.mark.parametrize(
+    ("said", "why", "remedy"),
+    [
+        ("expired at X; this node's clock says Y", "this node's clock says Y, this machine's 20", "osctl context renew"),
+        ("the certificate with the serial number 1f is revoked", "serial number 1f", "osctl gen client"),
+        ("the authority that signed it is not one that this node accepts", "authority", "osctl context list"),
+        ("the node is locked", "locked", "console"),
+    ],
+)
+def test_certificate_that_is_refused_at_the_call_says_what_helps_against_fake_node(
+    node: FakeNode, said: str, why: str, remedy: str
+) -> None:
+    node.status = (grpc.StatusCode.UNAUTHENTICATED, said)
+    error = refusal(node.target())
+    assert why in error.why
+    assert remedy in error.remedy
+
+
 def test_call_that_hangs_ends_at_its_deadline_against_fake_node(
     node: FakeNode, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -104,7 +104,7 @@ def test_change_of_the_caller_s_authority_says_why_it_is_on_trial_against_fake_n
     document = {"apiVersion": "basalt.dev/v1alpha1", "kind": "AccessConfig", "clientAuthorities": [authority]}
     (home / "access.yaml").write_text(yaml.safe_dump_all([*yaml.safe_load_all(DOCUMENTS), document]))
     said = osctl("config diff -f access.yaml")
-    assert "on trial, because it touches AccessConfig: the authority of your certificate\n" in said
+    assert "on trial: AccessConfig: the authority of your certificate\n" in said
     assert "it would be in force at once, and taken back after 300 s unless confirmed\n" in said
     assert osctl.json("apply-config -f access.yaml")["mode"] == "try"
 
