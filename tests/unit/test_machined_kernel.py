@@ -177,7 +177,7 @@ def test_watchdog_says_what_it_really_does(actual: int, refusal: str, state: Sta
 )
 def test_both_spellings_of_sysctl_are_one_setting(written: str, canonical: str) -> None:
     text = f"apiVersion: basalt.dev/v1alpha1\nkind: MachineConfig\nhostname: a\nsysctls: {{{written}: '1'}}\n"
-    machine = parse(text).machine
+    machine = parse(text.encode(), "documents").machine
     assert machine is not None and machine.sysctls == {canonical: "1"}
 
 
@@ -185,4 +185,4 @@ def test_both_spellings_of_sysctl_are_one_setting(written: str, canonical: str) 
 def test_names_that_lead_elsewhere_are_none(name: str) -> None:
     text = f"apiVersion: basalt.dev/v1alpha1\nkind: MachineConfig\nhostname: a\nsysctls: {{'{name}': '1'}}\n"
     with pytest.raises(ConfigError):
-        parse(text)
+        parse(text.encode(), "documents")
