@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 from msgspec import Struct
@@ -12,6 +13,7 @@ from machined.services import SERVICES, Service
 from machined.tools import run
 
 _FIELDS = "up,wantedup,ready,pid,updownfor"
+STOP_POLL_S = 0.1
 _DEATH_RECORD_BYTES = 14  # of supervise/death_tally: a 12-byte stamp, an exit code, a signal (s6_dtally_pack)
 
 
@@ -96,7 +98,19 @@ class Supervisor:
 
         :raises BasaltError: it was not down within the time.
         """
-        await run([paths.S6_SVC, "-wD", "-T", str(timeout_ms), "-d", str(self._directory / name)])
+        # Not s6-svc's own way of waiting, which takes further programs (s6-svlisten1, s6-ftrigrd) for a thing this rare.
+        await run([paths.S6_SVC, "-d", str(self._directory / name)])
+        try:
+            async with asyncio.timeout(timeout_ms / 1000):
+                while not await self._is_down(name):
+                    await asyncio.sleep(STOP_POLL_S)
+        except TimeoutError:
+            raise BasaltError(
+                f"{name} does not stop", why=f"it was still there after {timeout_ms / 1000:.0f} s"
+            ) from None
+
+    async def _is_down(self, name: str) -> bool:
+        return await run([paths.S6_SVSTAT, "-o", "up", str(self._directory / name)]) == "false\n"
 
     async def hang_up(self, name: str) -> None:
         """SIGHUP: read your configuration again."""

@@ -28,6 +28,7 @@ from machined.services import SERVICES, Service
 
 NEWS_S = 60.0  # how long a death is told about
 DYING_OFTEN = 3  # deaths in a row, each within NEWS_S of the one before, that are a failure
+STOP_GRACE_MS = 2_000  # for s6 to notice that what it had to kill is dead
 CPU_WEIGHT_DEFAULT = 100  # Documentation/admin-guide/cgroup-v2.rst
 SETTABLE = ("containerd", "chronyd")  # ServiceConfig's names
 
@@ -88,7 +89,7 @@ class ServiceKeeper:
         if not wanted:
             if status.wanted:
                 self._note(service.name, Started(intended_deaths=self.started(service.name).intended_deaths + 1))
-                await self._supervisor.stop(service.name, service.kill_after_ms)
+                await self._supervisor.stop(service.name, service.kill_after_ms + STOP_GRACE_MS)
             return status
         environment = self._write_environment(service.name)
         digest, started = digest_of(configuration, environment), self.started(service.name)

@@ -28,9 +28,9 @@ async def survey(node: Paths, requester: Requester, bootstrap_authority: bytes) 
 
 
 def loaded_modules(directory: Path) -> frozenset[str]:
-    """What ``/sys/module`` has: the loaded modules, and of those built in the ones that have parameters."""
+    """The modules that were loaded. ``/sys/module`` has some that are built in as well; they alone have no ``initstate``."""
     try:
-        return frozenset(path.name for path in directory.iterdir())
+        return frozenset(path.name for path in directory.iterdir() if (path / "initstate").exists())
     except OSError:
         return frozenset()
 

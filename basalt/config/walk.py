@@ -95,8 +95,7 @@ class Walker:
         for name, field in fields.items():
             if field.required and name not in node.entries:
                 self.problem(node.position, (*path, name), f"{name} is missing", field.shape.allowed)
-        # What the reader has complained about is INVALID without another problem.
-        if len(self.problems) > before or INVALID in values.values():
+        if len(self.problems) > before:
             return INVALID
         struct = kind(**values)
         for rule in RULES.get(kind, ()):
@@ -179,7 +178,7 @@ class Walker:
         if count < shape.least:
             return self.problem(node.position, path, "found an empty list", f"at least {shape.least} entry")
         values = [self.value(item, shape.item, (*path, index)) for index, item in enumerate(node.items)]
-        return INVALID if INVALID in values else tuple(values)
+        return INVALID if any(value is INVALID for value in values) else tuple(values)
 
     def _entries(self, node: tree.Mapping, shape: Table, path: Path) -> Any:
         values: dict[Any, Any] = {}
@@ -201,7 +200,7 @@ class Walker:
                 values[INVALID] = self.problem(key.position, (*path, name), f"{canonical!r} again", allowed)
                 continue
             values[canonical] = self.value(value, shape.value, (*path, name))
-        return INVALID if INVALID in values.values() else values
+        return INVALID if any(value is INVALID for value in values.values()) else values
 
 
 def _unknown_placeholder(tag: str | None) -> tuple[str, str]:

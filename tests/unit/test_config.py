@@ -217,8 +217,6 @@ def test_link_is_accepted(fields: str) -> None:
         (f"{MACHINE}labels: {{a: b\n\n", "which began in line 4"),
         (f"{MACHINE}labels: &a {{}}\n", "4:9: MachineConfig: $.labels: an anchor"),
         (f"{MACHINE}labels: {{a: *b}}\n", "4:13: MachineConfig: $.labels.a: an alias"),
-        (f"{HEAD}kind: TimeConfig\nservers: [{{address: &a b}}]\n", "$.servers[0].address: an anchor"),
-        (f"{HEAD}kind: FirewallConfig\napiSources: [*a]\n", "$.apiSources[0]: an alias"),
         (f"{MACHINE}labels: !!python/object:os.system {{}}\n", "4:9: MachineConfig: $.labels: a tag"),
         (f"{MACHINE}labels: {{? [a] : b}}\n", "a list or mapping as a name"),
         (f"{MACHINE}labels: {{a: \x07}}\n", "4:13: $: the character U+0007"),

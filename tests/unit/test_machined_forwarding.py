@@ -260,7 +260,7 @@ def test_a_name_that_nobody_knows_is_a_failure_and_destinations_follow_the_confi
                 break
             await asyncio.sleep(0.01)
         assert status.reason.startswith("tcp://nobody.invalid:1: its name is not known")
-        assert collector.lines == ["a"]
+        await until(lambda: collector.lines == ["a"])
         config = MachineConfig(hostname="n")
         assert (await reconciler.reconcile()).state is State.CONVERGED
         await reconciler.close()

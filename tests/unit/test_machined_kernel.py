@@ -21,6 +21,7 @@ from machined.kernel import (
     setting_path,
 )
 from machined.reconcile import CONVERGED, State
+from machined.survey import loaded_modules
 from machined.watchdog import judge
 
 
@@ -146,6 +147,13 @@ def test_parameters_of_a_loaded_module_change_where_the_kernel_lets_them(tmp_pat
     state, reason = look(where, Module(name="m", parameters={"free": "2", "fixed": "2", "flag": "on", "hidden": "9"}))
     assert (directory / "free").read_text() == "2"
     assert state is State.WAITING and "fixed" in reason and "flag" not in reason
+
+
+def test_what_is_built_in_is_not_loaded(tmp_path: Path) -> None:
+    (tmp_path / "virtio_blk").mkdir()
+    (tmp_path / "br_netfilter").mkdir()
+    (tmp_path / "br_netfilter/initstate").write_text("live\n")
+    assert loaded_modules(tmp_path) == {"br_netfilter"}
 
 
 def test_builtin_listing_and_spellings() -> None:
