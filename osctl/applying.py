@@ -112,18 +112,20 @@ def carry_out(
             ) from error
     if dry_run:
         return Applied(answer, dry_run)
+    if answer.mode == api.APPLY_MODE_STAGED:
+        return Applied(answer, dry_run)
+    back = None
     if answer.rebooting:
         if following.wait_s is None:
             return Applied(answer, dry_run)
         back = wait_for_next_boot(target, before, timeout_s=timeout_s, wait_s=following.wait_s)
-        return _enrolled(Applied(answer, dry_run, back=back), target, context, timeout_s)
+    trial = None
     if answer.trial_timeout_s:
         trial = watch_trial(target, answer.generation, answer.trial_timeout_s, following, timeout_s=timeout_s)
-        applied = Applied(answer, dry_run, trial=trial)
-        return _enrolled(applied, target, context, timeout_s) if trial.confirmed else applied
-    if answer.mode == api.APPLY_MODE_STAGED:
-        return Applied(answer, dry_run)
-    return _enrolled(Applied(answer, dry_run), target, context, timeout_s)
+    applied = Applied(answer, dry_run, trial=trial, back=back)
+    if trial is not None and not trial.confirmed:
+        return applied
+    return _enrolled(applied, target, context, timeout_s)
 
 
 def watch_trial(target: Target, generation: int, trial_s: float, following: Following, *, timeout_s: float) -> Trial:
@@ -199,18 +201,19 @@ def _standing(applied: Applied) -> list[str]:
             api.APPLY_MODE_NO_REBOOT: "at once",
             api.APPLY_MODE_REBOOT: "with a reboot",
             api.APPLY_MODE_STAGED: "from the next boot on",
-            api.APPLY_MODE_TRY: f"at once, and taken back after {answer.trial_timeout_s} s unless confirmed",
+            api.APPLY_MODE_TRY: "at once",
         }.get(answer.mode, "")
-        return [f"it would be in force {how}".rstrip(), "nothing was changed (--dry-run)"]
+        later = f", and taken back after {answer.trial_timeout_s} s unless confirmed" if answer.trial_timeout_s else ""
+        return [f"it would be in force {how}{later}", "nothing was changed (--dry-run)"]
+    later = f", on trial for {answer.trial_timeout_s} s then" if answer.trial_timeout_s else ""
     if answer.mode == api.APPLY_MODE_STAGED:
-        return [f"generation {answer.generation} is staged: it is in force from the next boot on"]
-    if answer.rebooting:
-        if applied.back is None:
-            return [f"generation {answer.generation} stands; the node reboots"]
-        return [f"generation {answer.generation} stands; the node is back from its reboot"]
+        return [f"generation {answer.generation} is staged: it is in force from the next boot on{later}"]
+    if answer.rebooting and applied.back is None:
+        return [f"generation {answer.generation} is in force after the reboot that has begun{later}"]
+    back = "; the node is back from its reboot" if applied.back is not None else ""
     if applied.trial is not None and not applied.trial.confirmed:
-        return [f"generation {answer.generation} is in force on trial"]
-    return [f"generation {answer.generation} stands"]
+        return [f"generation {answer.generation} is in force on trial{back}"]
+    return [f"generation {answer.generation} stands{back}"]
 
 
 def _trial(trial: Trial, answer: api.ApplyConfigResponse) -> list[str]:

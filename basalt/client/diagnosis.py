@@ -160,12 +160,10 @@ def explain_status(target: Target, method: str, code: grpc.StatusCode, details: 
             )
         case grpc.StatusCode.UNAUTHENTICATED:
             return _unauthenticated(what, details, pki.utc_now())
-        case grpc.StatusCode.FAILED_PRECONDITION:
-            return RefusedError(what, why=details)
-        case grpc.StatusCode.ABORTED:
-            return RefusedError(
-                what, why=details, remedy="look at what stands now (`osctl get config`) and apply again"
-            )
+        case grpc.StatusCode.FAILED_PRECONDITION | grpc.StatusCode.ABORTED:
+            # A node says what to do on a line of its own (machined.api.callers).
+            why, _, remedy = details.partition("\n")
+            return RefusedError(what, why=why, remedy=remedy)
         case grpc.StatusCode.INVALID_ARGUMENT | grpc.StatusCode.OUT_OF_RANGE:
             return UsageError(what, why=details)
         case grpc.StatusCode.NOT_FOUND:

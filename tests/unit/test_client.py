@@ -191,7 +191,11 @@ def test_status_of_the_node_becomes_an_error_against_fake_node(
 @pytest.mark.parametrize(
     ("said", "why", "remedy"),
     [
-        ("expired at X; this node's clock says Y", "this node's clock says Y, this machine's 20", "osctl context renew"),
+        (
+            "expired at X; this node's clock says Y",
+            "this node's clock says Y, this machine's 20",
+            "osctl context renew",
+        ),
         ("the certificate with the serial number 1f is revoked", "serial number 1f", "osctl gen client"),
         ("the authority that signed it is not one that this node accepts", "authority", "osctl context list"),
         ("the node is locked", "locked", "console"),

@@ -14,6 +14,7 @@ import yaml
 from basalt import contexts
 from basalt.client import connect
 from basalt.errors import ExitCode, UnreachableError
+from basalt.machine.v1 import machine_pb2 as api
 from osctl import applying, enrolment, following
 from osctl.commands import apply as commands
 from osctl.commands import edit
@@ -173,6 +174,28 @@ def test_confirming_a_generation_is_for_one_node_against_fake_node(
 ) -> None:
     osctl("config confirm 3 -n all", code=ExitCode.USAGE)
     assert "nodes count their generations each for itself" in osctl.err
+
+
+@pytest.mark.parametrize(
+    ("mode", "fields", "dry_run", "expected"),
+    [
+        (api.APPLY_MODE_STAGED, {}, False, "is staged: it is in force from the next boot on"),
+        (api.APPLY_MODE_STAGED, {"trial_timeout_s": 60}, False, "from the next boot on, on trial for 60 s then"),
+        (api.APPLY_MODE_REBOOT, {"rebooting": True, "trial_timeout_s": 60}, False, "has begun, on trial for 60 s then"),
+        (
+            api.APPLY_MODE_REBOOT,
+            {"trial_timeout_s": 60},
+            True,
+            "with a reboot, and taken back after 60 s unless confirmed",
+        ),
+        (api.APPLY_MODE_NO_REBOOT, {}, True, "it would be in force at once\n"),
+    ],
+)
+def test_how_it_comes_into_force_is_said(
+    mode: api.ApplyMode.ValueType, fields: dict[str, Any], dry_run: bool, expected: str
+) -> None:
+    answer = api.ApplyConfigResponse(generation=2, diff="+x\n", mode=mode, **fields)
+    assert expected in str(applying.Applied(answer, dry_run))
 
 
 # --- the editor
