@@ -204,6 +204,8 @@ def add_node(
         known = old.nodes.get(node)
         if known is not None and entry.id is None and entry.fingerprint == known.fingerprint:
             entry = msgspec.structs.replace(entry, id=known.id)
+        elif known is not None and entry.fingerprint is None and entry.id == known.id:
+            entry = msgspec.structs.replace(entry, fingerprint=known.fingerprint)
         change.contexts[wanted] = msgspec.structs.replace(
             old, nodes={**old.nodes, node: entry}, node=node if default or old.node is None else old.node
         )

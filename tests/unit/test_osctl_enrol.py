@@ -95,6 +95,8 @@ def test_node_written_down_again_with_its_own_pin_stays_enrolled_against_fake_no
     osctl("enroll")
     contexts.add_node("n1", "192.0.2.9", node.identity.fingerprint)
     assert (entry().id, entry().endpoint) == (node.node_id, "192.0.2.9:50000")
+    osctl(f"context add-node n1 --endpoint 192.0.2.8 --node-id {node.node_id}")
+    assert (entry().fingerprint, entry().endpoint) == (node.identity.fingerprint, "192.0.2.8:50000")
 
 
 def test_context_learns_the_id_only_after_the_node_has_proved_it_against_fake_node(
