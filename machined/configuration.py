@@ -39,12 +39,16 @@ class Requester(Struct, frozen=True):
 
 
 class Wish(Struct, frozen=True):
-    """How a change is to be made; see the contract's ApplyConfigRequest."""
+    """How a change is to be made; see the contract's ApplyConfigRequest.
+
+    *first*: the node's own wish for its first configuration: only where there is none yet, and with no caller to be cut off.
+    """
 
     mode: Mode = Mode.AUTO
     try_timeout_s: int = 0
     expected: int = 0
     dry_run: bool = False
+    first: bool = False
 
 
 class Applied(Struct, frozen=True):
@@ -223,20 +227,23 @@ class ConfigurationOwner:
                 why="somebody else has applied a configuration in the meantime",
                 remedy="look at it (osctl get config), then apply yours again",
             )
+        if wish.first and self.configured:
+            raise ConflictError(f"generation {self.number} stands already")
         if wanted == self.current and self.configured:
             return self._leave(wish)
         if wanted.access and wanted.access != self.current.access:
             await asyncio.to_thread(_refuse_bad_access, wanted.access)
         circumstances = await self._survey(requester)
         effects = await asyncio.to_thread(effects_of, self.current, wanted, circumstances)
-        decision = decide(wish.mode, effects.reboot_reasons, effects.trial_reasons, wish.try_timeout_s)
+        trial_reasons = () if wish.first else effects.trial_reasons
+        decision = decide(wish.mode, effects.reboot_reasons, trial_reasons, wish.try_timeout_s)
         applied = Applied(
             self.number,
             decision.mode,
             diff(self.current, wanted),
             effects.actions,
             effects.reboot_reasons,
-            effects.trial_reasons if decision.trial_timeout_s else (),
+            trial_reasons if decision.trial_timeout_s else (),
             decision.trial_timeout_s,
         )
         if wish.dry_run:

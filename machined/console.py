@@ -39,7 +39,8 @@ class Console:
         if mode == "locked":
             self.say(
                 "locked: no client CA is known, so the API refuses everybody. Give the node one: build the image with "
-                "'osbuild image --client-ca FILE', or boot it with fw_cfg opt/basalt/client-ca"
+                "'osbuild image --client-ca FILE', or hand it over by fw_cfg opt/basalt/client-ca, the kernel command "
+                "line, SMBIOS or a drive"
             )
 
     def fingerprint(self, fingerprint: str) -> None:

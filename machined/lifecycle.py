@@ -19,7 +19,13 @@ BOOT = Sequence(
         Phase("configuration", (Task("configuration", Node.load_configuration, required=True),)),
         Phase("firewall", (Task("firewall", Node.start_firewall),)),
         Phase("network", (Task("network", Node.start_network), Task("kernel", Node.start_kernel))),
-        Phase("api", (Task("api", api.serve, required=True),)),
+        Phase(
+            "api",
+            (
+                Task("api", api.serve, required=True),
+                Task("first configuration", Node.look_for_configuration),
+            ),
+        ),
         Phase("data", (Task("mount DATA", Node.mount_data),)),
         Phase("services", (Task("services", Node.start_services),)),
     ),

@@ -11,13 +11,14 @@ import contextlib
 import importlib
 import os
 import socket
+import time
 from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any
 
 from basalt.config.documents import AccessConfig, Configuration
 from basalt.errors import BasaltError
 from basalt.pki import SERVER_NAME
-from machined import access, bootstrap, identity, paths, power, storage
+from machined import access, clock, identity, paths, power, storage, syscalls
 from machined.audit import AuditLog
 from machined.bootentry import BootEntryReconciler
 from machined.configuration import ConfigurationOwner, Requester
@@ -37,6 +38,9 @@ from machined.s6 import Supervisor
 from machined.sequences import boottime_usec
 from machined.services import find
 from machined.servicesettings import ServiceKeeper
+from machined.sources import authority
+from machined.sources.authority import Authority
+from machined.sources.first import FirstConfiguration
 from machined.stages import Stages
 from machined.timesync import TimeReconciler
 from machined.trialwatch import TrialWatch
@@ -59,6 +63,7 @@ VOLUMES_RESYNC_S = 10.0  # how soon a disk that is plugged in is noticed
 LOGGING_RESYNC_S = 60.0
 BOOT_ENTRY_RESYNC_S = 10.0
 IDENTITY_RESYNC_S = 30.0  # a clock that was stepped tells nobody
+CLOCK_RESYNC_S = 60.0
 APPLY_SETTLE_S = 5.0  # how long an apply waits for the reconcilers' first look at it
 
 
@@ -87,7 +92,6 @@ class Node:
         self.supervisor = Supervisor(where.services)
         self.audit = AuditLog(where.audit, self._audit_written)
         self.watchdog = Watchdog(where.watchdog)
-        self.authority = bootstrap.Authority(b"", "", ())
         self.configuration = ConfigurationOwner(
             GenerationStore(where.configurations),
             before_first=self._pin_authority,
@@ -99,6 +103,14 @@ class Node:
         )
         self.trial_watch = TrialWatch(
             self.configuration, self.board, self.console, api_answers=lambda: self.api_answers
+        )
+        self.first = FirstConfiguration(
+            where,
+            self.configuration,
+            boot_disk=lambda: self.storage.disk_name,
+            post=lambda status: self.board.post("configuration", status),
+            say=self.console.say,
+            authority_found=self._authority_found,
         )
         self.network: NetworkReconciler | None = None
         self.data_settled = False  # DATA is mounted, or it is known that it cannot be
@@ -133,6 +145,11 @@ class Node:
     def client_authorities(self) -> str:
         """Whose client certificates are accepted (PEM); empty when nobody's are."""
         return access.authorities(self.configuration.current.access, self.authority.pem)
+
+    @property
+    def authority(self) -> Authority:
+        """The client authority of the first contact, pinned or found."""
+        return self.first.authority
 
     @property
     def mode(self) -> str:
@@ -218,6 +235,13 @@ class Node:
         self.board.post("state", await self.storage.mount_state())
         if storage.apply_last_known_time(self.paths.clock):
             self.console.say("clock was behind the last time known to this node, set to it")
+        status = await self._look_at_clock()
+        self.board.post("clock", status)
+        if status.reason:
+            self.console.say(f"clock: {status.reason}")
+
+    async def _look_at_clock(self) -> Status:
+        return clock.status_of(time.time(), self.image.build_epoch, synchronised=syscalls.clock_is_synchronised())
 
     async def establish_identity(self) -> None:
         """Load who the node is, or make it; tell the gateway."""
@@ -241,24 +265,25 @@ class Node:
         self._issuing = Issuing(
             directory, self._identity.node_id, lambda: self._access.server_lifetime_h, self.publish_trust
         )
-        self.authority = bootstrap.find_authority(bootstrap.sources(self.paths))
+        await self.first.find_authority()
         self._post_authority()
         self.console.state_ready()
 
     def _post_authority(self) -> None:
-        provenance = "; ".join(self.authority.provenance)
         if self.authority.pem:
             self.board.post("trust", CONVERGED)
         else:
             self.board.post(
-                "trust", failed(f"no client authority: {provenance}", "the console says how to give the node one")
+                "trust",
+                failed(f"no client authority: {self.authority.reasons}", "the console says how to give the node one"),
             )
 
     async def load_configuration(self) -> None:
-        """Take up the configuration on STATE."""
-        self.configuration.load()
+        """Take up the configuration on STATE, or else the first one that a source has."""
+        status = self.configuration.load()
         self.trial_watch.post()
         self.spawn(self.trial_watch.run(), "trial")
+        await self.first.begin(self._state_problem(status))
         self._write_names()
         self.publish_trust()
 
@@ -278,6 +303,21 @@ class Node:
         )
         self.reconcile("firewall", firewall.reconcile, FIREWALL_RESYNC_S)
         await self.settle("firewall")
+
+    def _state_problem(self, configuration: Status) -> str:
+        """Why it is not known whether the node has had a configuration before; empty when it is."""
+        state = self.board.entries().get("state")
+        if state and state.status.state is State.FAILED:
+            return state.status.reason
+        return configuration.reason if configuration.state is State.FAILED else ""
+
+    def _authority_found(self, _: Authority) -> None:
+        self._post_authority()
+        self.publish_trust()
+
+    async def look_for_configuration(self) -> None:
+        """Go on looking for the first configuration beside everything else."""
+        self.spawn(self.first.run(), "first configuration")
 
     async def start_network(self) -> None:
         """Begin to look after the network."""
@@ -370,13 +410,14 @@ class Node:
         boot_entry = BootEntryReconciler(self.paths, self.board, disk=lambda: self.storage.disk_directory)
         self.reconcile("boot entry", boot_entry.reconcile, BOOT_ENTRY_RESYNC_S)
         self.reconcile("identity", self._look_after_identity, IDENTITY_RESYNC_S)
-        self.spawn(self._keep_time(), "clock")
+        self.reconcile("clock", self._look_at_clock, CLOCK_RESYNC_S)
+        self.spawn(self._keep_time(), "last known time")
 
     async def _keep_time(self) -> None:
         while True:
             self.audit.flush()
             try:
-                storage.save_time(self.paths.clock)
+                await self.note_time()
             except OSError as error:
                 # The first to notice that STATE takes no more: full, or read-only after an I/O error (errors=remount-ro).
                 self.board.post(
@@ -387,10 +428,13 @@ class Node:
     # --- consequences of a configuration
 
     def _pin_authority(self) -> None:
-        bootstrap.pin(self.paths, self.authority.pem)
+        if self.authority.pem:
+            authority.pin(self.paths, self.authority.pem)
 
     def _configuration_changed(self, _: Configuration) -> None:
         self.trial_watch.post()
+        if self.configuration.configured:
+            self.first.configured(f"generation {self.configuration.number}")
         self._write_names()
         self.publish_trust()
         self.trigger(*self._reconcilers)
@@ -453,8 +497,9 @@ class Node:
                 await self.supervisor.stop(name, power.SERVICE_STOP_MS)
 
     async def note_time(self) -> None:
-        """The last time known, for a clock that may stop while the node is off."""
-        storage.save_time(self.paths.clock)
+        """The last time known, for a clock that may stop while the node is off; not one that is in doubt."""
+        if (await self._look_at_clock()) is CONVERGED:
+            storage.save_time(self.paths.clock)
 
     async def end_supervision(self) -> None:
         """End all services, machined among them; PID 1 does the rest."""

@@ -93,8 +93,11 @@ class Paths:
         base = Path(root)
         self.root = base
         self.image_info = base / "usr/lib/basalt/image.json"
+        self.image_config = base / "usr/lib/basalt/config.yaml"
         self.image_client_ca = base / "usr/lib/basalt/client-ca.pem"
         self.fw_cfg_client_ca = base / "sys/firmware/qemu_fw_cfg/by_name/opt/basalt/client-ca/raw"
+        self.fw_cfg_config = base / "sys/firmware/qemu_fw_cfg/by_name/opt/basalt/config/raw"
+        self.dmi_entries = base / "sys/firmware/dmi/entries"
         # STATE
         self.state = base / "state"
         self.identity = self.state / "identity"
@@ -125,6 +128,7 @@ class Paths:
         self.etc = base / "run/etc"
         self.logs = base / "run/log"
         self.services = base / "run/service"
+        self.config_drive = self.run / "config-drive"  # mounted for as long as it takes to read it
         self.esp_mount = base / "efi"
         # the kernel
         self.console = base / "dev/console"

@@ -47,6 +47,11 @@ class Storage:
             raise BasaltError("the boot disk is not known")
         return self._sysfs
 
+    @property
+    def disk_name(self) -> str:
+        """Name of the boot disk's device, ``vda``; empty where the root is on no disk."""
+        return self._sysfs.name if self._sysfs else ""
+
     async def mount_state(self) -> Status:
         """Have STATE mounted, whatever it takes; in memory when it cannot be had."""
         target = self._node.state

@@ -12,6 +12,7 @@ from basalt.machine.v1 import machine_pb2_grpc as stubs
 from machined import paths
 from machined.api.auditing import note
 from machined.api.callers import ApiCaller, caller_of, refuse
+from machined.api.provenance import provenance
 from machined.configuration import Applied, Requester, Wish
 from machined.modes import Mode
 
@@ -121,6 +122,13 @@ class ConfigApi(stubs.ConfigServiceServicer):
                 for entry in self._node.configuration.history()
             ]
         )
+
+    async def Provenance(  # noqa: N802
+        self, request: pb.ProvenanceRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> pb.ProvenanceResponse:
+        """Where the configuration and the client authority came from."""
+        await caller_of(context)
+        return provenance(self._node)
 
 
 def _requester(caller: ApiCaller) -> Requester:

@@ -13,11 +13,10 @@ from cryptography import x509
 
 from basalt import pki
 from basalt.errors import BasaltError
-from machined import bootstrap, identity
+from machined import identity
 from machined.bootloader import LOADER_GUID, CountedEntry, booted_entry, loader_times, parse_entry, read_variable, rearm
 from machined.console import Console
 from machined.image import read_image, root_hash, slot_of
-from machined.paths import Paths
 from machined.stages import Stages, read_init_times
 from machined.storage import apply_last_known_time, save_time
 
@@ -71,64 +70,6 @@ class TestIdentity:
         (tmp_path / "certificate.pem").write_bytes(b"\0" * 200)
         with pytest.raises(BasaltError, match="damaged"):
             identity.load(tmp_path)
-
-
-@pytest.fixture(scope="module")
-def authority() -> bytes:
-    return pki.make_ca("operators", datetime.timedelta(days=1)).certificate_pem
-
-
-class TestAuthority:
-    @pytest.fixture
-    def node(self, tmp_path: Path) -> Paths:
-        node = Paths(str(tmp_path))
-        node.state.mkdir()
-        node.image_client_ca.parent.mkdir(parents=True)
-        node.fw_cfg_client_ca.parent.mkdir(parents=True)
-        return node
-
-    def test_none_anywhere(self, node: Paths) -> None:
-        found = bootstrap.find_authority(bootstrap.sources(node))
-        assert (found.pem, found.source) == (b"", "")
-        assert found.provenance == ("STATE: none", "the image: none", "fw_cfg opt/basalt/client-ca: none")
-
-    def test_the_first_source_wins_and_the_others_are_not_asked(self, node: Paths, authority: bytes) -> None:
-        node.fw_cfg_client_ca.write_bytes(authority)
-        assert bootstrap.find_authority(bootstrap.sources(node)).source == "fw_cfg opt/basalt/client-ca"
-        node.image_client_ca.write_bytes(authority)
-        assert bootstrap.find_authority(bootstrap.sources(node)).source == "the image"
-        bootstrap.pin(node, authority)
-        found = bootstrap.find_authority(bootstrap.sources(node))
-        assert (found.source, found.pem) == ("STATE", authority)
-        assert found.provenance[1:] == (
-            "the image: not asked, STATE came first",
-            "fw_cfg opt/basalt/client-ca: not asked, STATE came first",
-        )
-
-    def test_a_source_that_holds_nonsense_is_passed_over(self, node: Paths, authority: bytes) -> None:
-        node.image_client_ca.write_bytes(b"nonsense")
-        node.fw_cfg_client_ca.write_bytes(authority)
-        found = bootstrap.find_authority(bootstrap.sources(node))
-        assert found.source == "fw_cfg opt/basalt/client-ca"
-        assert found.provenance[0] == "STATE: none"
-        assert found.provenance[1].startswith("the image: ")
-
-    @pytest.mark.parametrize("damage", [b"", b"nonsense"])
-    def test_a_damaged_pin_locks_the_node(self, node: Paths, authority: bytes, damage: bytes) -> None:
-        """Whoever can damage STATE must not be able to choose the authority by it."""
-        node.fw_cfg_client_ca.write_bytes(authority)
-        bootstrap.pin(node, authority)
-        (node.trust / bootstrap.PINNED_NAME).write_bytes(damage)
-        found = bootstrap.find_authority(bootstrap.sources(node))
-        assert (found.pem, found.damaged) == (b"", True)
-
-    def test_a_client_certificate_is_no_authority(self, node: Paths) -> None:
-        ca = pki.make_ca("operators", datetime.timedelta(days=1))
-        from basalt.roles import Role
-
-        client = pki.issue_client(ca, "ada", [Role.ADMIN], datetime.timedelta(days=1))
-        node.fw_cfg_client_ca.write_bytes(client.certificate_pem)
-        assert bootstrap.find_authority(bootstrap.sources(node)).pem == b""
 
 
 class TestBootCounting:

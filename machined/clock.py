@@ -1,0 +1,33 @@
+"""The concern "clock": whether the time that the node goes by can be right.
+
+A clock that is behind is advanced at boot, to the image's build time or the last time known. One that is ahead cannot be told from a
+node that was kept in a box for years, so it is left alone and talked about: certificates look expired to such a node, and the operator
+who is refused should find the reason on the console. A doubtful time is not noted as the last one known: that would outlive its cause.
+"""
+
+from __future__ import annotations
+
+import datetime
+
+from basalt.pki import clock
+from machined.reconcile import CONVERGED, Status, waiting
+
+# Images are replaced far more often than that; a node that still runs one has time servers, which clear the doubt.
+TRUSTED_YEARS = 5
+_YEAR_S = 365.25 * 86400
+
+
+def status_of(now: float, build_epoch: int, *, synchronised: bool) -> Status:
+    """What is to be said of the clock.
+
+    :param now: what it says, in seconds since the epoch; *build_epoch* likewise when the image was built.
+    :param synchronised: whether a time server has confirmed it.
+    """
+    years = (now - build_epoch) / _YEAR_S
+    if synchronised or years < TRUSTED_YEARS:
+        return CONVERGED
+    said = clock(datetime.datetime.fromtimestamp(now, datetime.UTC))
+    return waiting(
+        f"the clock says {said}, {years:.0f} years after this image was built, and no time server has confirmed it",
+        "if that is wrong, certificates look expired to this node: set the hardware's clock, or name a time server in a TimeConfig",
+    )
