@@ -20,11 +20,11 @@ _YEAR_S = 365.25 * 86400
 def status_of(now: float, build_epoch: int, *, synchronised: bool) -> Status:
     """What is to be said of the clock.
 
-    :param now: what it says, in seconds since the epoch; *build_epoch* likewise when the image was built.
+    :param now: what it says, in seconds since the epoch; *build_epoch* likewise when the image was built, 0 where that is not known.
     :param synchronised: whether a time server has confirmed it.
     """
     years = (now - build_epoch) / _YEAR_S
-    if synchronised or years < TRUSTED_YEARS:
+    if synchronised or not build_epoch or years < TRUSTED_YEARS:
         return CONVERGED
     said = clock(datetime.datetime.fromtimestamp(now, datetime.UTC))
     return waiting(

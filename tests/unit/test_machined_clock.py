@@ -1,0 +1,36 @@
+"""Whether the time that the node goes by can be right."""
+
+from __future__ import annotations
+
+import pytest
+
+from machined.clock import status_of
+from machined.reconcile import State
+
+BUILT = 1_780_000_000  # 2026
+YEAR_S = 365.25 * 86400
+
+
+@pytest.mark.parametrize(
+    ("years", "synchronised", "state"),
+    [
+        (0.0, False, State.CONVERGED),
+        (4.9, False, State.CONVERGED),
+        (14.0, False, State.WAITING),
+        (14.0, True, State.CONVERGED),
+    ],
+)
+def test_clock_far_after_the_image_is_doubted_until_a_server_confirms_it(
+    years: float, synchronised: bool, state: State
+) -> None:
+    assert status_of(BUILT + years * YEAR_S, BUILT, synchronised=synchronised).state is state
+
+
+def test_doubt_names_the_clock_and_what_to_do() -> None:
+    said = status_of(BUILT + 14 * YEAR_S, BUILT, synchronised=False)
+    assert "2040" in said.reason and "14 years after this image was built" in said.reason
+    assert "TimeConfig" in said.remedy
+
+
+def test_image_of_unknown_age_casts_no_doubt() -> None:
+    assert status_of(BUILT, 0, synchronised=False).state is State.CONVERGED
