@@ -218,7 +218,7 @@ class FirewallReconciler:
         """One look, and what follows from it."""
         config, needs = self._firewall(), openings(self._network())
         wanted = script(config, needs)
-        if wanted != self._loaded or await self._drifted():
+        if wanted != self._loaded or self._complaint or await self._drifted():
             await self._load(wanted, bare_script(config, needs))
         if self._complaint:
             return failed(
@@ -247,7 +247,8 @@ class FirewallReconciler:
             await self._nft(["-f", "-"], wanted.encode())
             self._complaint = ""
         except BasaltError as error:
-            # What was loaded before stands: nft changes all or nothing. At the boot there is nothing yet, hence the bare table.
+            # What was loaded before stands, for nft changes all or nothing; but it is not what is wanted any more, and at the boot
+            # there is nothing yet.
             self._complaint = error.why or str(error)
             await self._nft(["-f", "-"], bare.encode())
         self._loaded = wanted

@@ -10,6 +10,7 @@ from pathlib import Path
 from machined.network.desired import Managed
 
 _ALL_ROUTERS = "ff02::2"
+_NOBODY_TO_ASK = frozenset({errno.EADDRNOTAVAIL, errno.ENETUNREACH, errno.ENOKEY, errno.EDESTADDRREQ})
 _ROUTER_SOLICITATION = struct.pack("!BBHI", 133, 0, 0, 0)  # RFC 4861, section 4.1; the kernel puts the checksum in
 
 
@@ -39,12 +40,12 @@ def follow_routers(entry: Managed, proc: Path) -> None:
 def solicit(link: str) -> None:
     """Ask the routers on *link* to say now what they would say later; the kernel asks only when a link comes up.
 
-    A link without a link-local address is left alone: the kernel asks as soon as it has one.
+    A link without a link-local address is left alone: the kernel asks as soon as it has one. A tunnel may never have one.
     """
     try:
         with socket.socket(socket.AF_INET6, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.IPPROTO_ICMPV6) as sock:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_HOPS, 255)
             sock.sendto(_ROUTER_SOLICITATION, (_ALL_ROUTERS, 0, 0, socket.if_nametoindex(link)))
     except OSError as error:
-        if error.errno != errno.EADDRNOTAVAIL:
+        if error.errno not in _NOBODY_TO_ASK:
             print(f"network: asking the routers on {link}: {error.strerror}", flush=True)

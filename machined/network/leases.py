@@ -65,8 +65,8 @@ class DhcpClients:
         link = entry.link
         client = self._clients.get(key)
         if client is not None and key[0] == 4 and self._macs.get(key) != link.mac:
-            # A bond or bridge takes its members' address: the server knows the client by the one it had.
-            await client.stop(forget=False)
+            # A bond or bridge takes its members' address, and to the server it is another client then.
+            await client.stop(forget=True)
             client = None
         if client is None:
             if link.carrier:

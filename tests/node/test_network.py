@@ -249,6 +249,37 @@ def test_a_change_that_needs_the_link_anew_brings_back_what_lies_on_it(pair: Pai
     _until(lambda: _reaches(pair.right, "10.7.5.1"))
 
 
+def test_every_kind_of_option_comes_to_rest(pair: Pair) -> None:
+    """What the kernel shows is what was asked for, or the node would change it for ever and say so."""
+    bonds: list[dict[str, Any]] = [
+        {"mode": "balance-rr"},
+        {"mode": "802.3ad", "lacpRate": "fast", "transmitHash": "layer3+4"},
+        {"mode": "802.3ad", "lacpRate": "slow", "transmitHash": "encap3+4"},
+        {"mode": "broadcast"},
+        {"mode": "balance-tlb", "primary": "eth2"},
+        {"mode": "balance-alb", "upDelayMs": 200, "downDelayMs": 100},
+        {"mode": "active-backup", "primary": "eth2"},
+        {"mode": "active-backup", "primary": "eth1", "monitorIntervalMs": 20},
+        {"mode": "active-backup"},
+    ]
+    for number, bond in enumerate(bonds):
+        links: Links = {
+            "eth0": {"dhcp4": True},
+            "bond0": {"bond": {"links": ["eth1", "eth2"], **bond}, "mtu": 1600 + number},
+            "outer": {"vlan": {"link": "bond0", "id": 7, "protocol": "802.1ad" if number % 2 else "802.1q"}},
+            "inner": {"vlan": {"link": "outer", "id": 8}},
+            "br1": {
+                "bridge": {"links": ["inner"], "stp": bool(number % 2), "vlanFiltering": bool(number % 3)},
+                "addresses": ["10.8.0.1/24"],
+            },
+        }
+        pair.configure(pair.left, links)
+        shown = _links(pair.left)
+        assert (shown["bond0"]["bond_mode"], shown["bond0"]["mtu"]) == (bond["mode"], 1600 + number)
+        assert shown["inner"]["master"] == "br1" and "10.8.0.1/24" in _addresses(shown["br1"])
+    pair.configure(pair.left, LEFT)
+
+
 def test_links_taken_out_leave_the_cards_as_cards(pair: Pair) -> None:
     pair.configure(pair.left, {"eth0": {"dhcp4": True}, "eth1": {"addresses": ["10.7.0.1/24"]}, "eth2": {"up": False}})
     links = _links(pair.left)
