@@ -6,7 +6,7 @@ boot is what makes the API answer early: who the node is, how it is reached, and
 
 from __future__ import annotations
 
-from machined import api, power
+from machined import api, power, system
 from machined.node import Node
 from machined.sequences import Phase, Sequence, Task
 
@@ -18,7 +18,7 @@ BOOT = Sequence(
         Phase("identity", (Task("identity", Node.establish_identity, required=True),)),
         Phase("configuration", (Task("configuration", Node.load_configuration, required=True),)),
         Phase("firewall", (Task("firewall", Node.start_firewall),)),
-        Phase("network", (Task("network", Node.start_network), Task("kernel", Node.start_kernel))),
+        Phase("network", (Task("network", Node.start_network), Task("kernel", system.start_kernel))),
         Phase(
             "api",
             (
@@ -27,7 +27,7 @@ BOOT = Sequence(
             ),
         ),
         Phase("data", (Task("mount DATA", Node.mount_data),)),
-        Phase("services", (Task("services", Node.start_services),)),
+        Phase("services", (Task("services", system.start_services), Task("housekeeping", Node.start_housekeeping))),
     ),
 )
 

@@ -23,28 +23,23 @@ from machined.audit import AuditLog
 from machined.bootentry import BootEntryReconciler
 from machined.configuration import ConfigurationOwner, Requester
 from machined.console import Console
-from machined.containerd import ContainersReconciler
 from machined.effects import Circumstances
 from machined.gateway.trust import CONFIGURED, FIRST_CONTACT, LOCKED, ServerIdentity, Trust, write_trust
 from machined.generations import GenerationStore
 from machined.image import read_boot_id, read_image
 from machined.issuing import Issuing
-from machined.kernel import KernelReconciler
 from machined.network.names import write_names
 from machined.reconcile import CONVERGED, Board, Reconciler, State, Status, failed, failed_by
 from machined.redaction import RedactionKey
-from machined.registries import RegistriesReconciler
 from machined.s6 import Supervisor
 from machined.sequences import boottime_usec
 from machined.services import find
-from machined.servicesettings import ServiceKeeper
 from machined.sources import authority
 from machined.sources.authority import Authority
 from machined.sources.first import FirstConfiguration
 from machined.stages import Stages
-from machined.timesync import TimeReconciler
 from machined.trialwatch import TrialWatch
-from machined.watchdog import Watchdog, WatchdogReconciler
+from machined.watchdog import Watchdog
 
 if TYPE_CHECKING:
     from machined.network.netlink import Events
@@ -53,14 +48,6 @@ if TYPE_CHECKING:
 
 NETWORK_RESYNC_S = 60.0  # for drift that sent no event
 FIREWALL_RESYNC_S = 60.0
-TIME_RESYNC_S = 10.0  # chrony tells nobody when it has synchronised
-CONTAINERS_RESYNC_S = 15.0
-KERNEL_RESYNC_S = 30.0  # a setting changed by hand sends no event
-WATCHDOG_RESYNC_S = 300.0
-SERVICES_RESYNC_S = 15.0  # a death is told within this; s6 has long started the service again
-REGISTRIES_RESYNC_S = 60.0
-VOLUMES_RESYNC_S = 10.0  # how soon a disk that is plugged in is noticed
-LOGGING_RESYNC_S = 60.0
 BOOT_ENTRY_RESYNC_S = 10.0
 IDENTITY_RESYNC_S = 30.0  # a clock that was stepped tells nobody
 CLOCK_RESYNC_S = 60.0
@@ -344,13 +331,6 @@ class Node:
             "network"
         )  # the links are up before the API's imports begin: the network works while they go on
 
-    async def start_kernel(self) -> None:
-        """Begin to look after the kernel's settings and modules, and the watchdog's timeout."""
-        kernel = KernelReconciler(self.paths, config=lambda: self.configuration.current.machine)
-        self.reconcile("kernel", kernel.reconcile, KERNEL_RESYNC_S)
-        watchdog = WatchdogReconciler(self.paths, self.watchdog, config=lambda: self.configuration.current.machine)
-        self.reconcile("watchdog", watchdog.reconcile, WATCHDOG_RESYNC_S)
-
     async def mount_data(self) -> None:
         """DATA; what waits for it goes on whether it could be had or not."""
         try:
@@ -361,52 +341,13 @@ class Node:
             self.data_settled = True
             self.trigger("time", "containers", "volumes")
 
-    def _data_is_there(self) -> bool:
+    @property
+    def data_is_there(self) -> bool:
+        """Whether DATA is mounted."""
         return self.board.state_of("data") is State.CONVERGED
 
-    async def start_services(self) -> None:
-        """Begin to look after what runs on the node: its programs, containers, volumes, copies of the logs."""
-        from machined.forwarding.reconciler import LoggingReconciler
-        from machined.volumes.reconciler import VolumesReconciler
-
-        def current() -> Configuration:
-            return self.configuration.current
-
-        keeper = ServiceKeeper(self.paths, self.supervisor, config=current)
-        self.reconcile("services", keeper.reconcile, SERVICES_RESYNC_S)
-        timekeeper = TimeReconciler(
-            self.paths,
-            keeper,
-            config=lambda: current().time,
-            leases=lambda: self.network.leases if self.network else (),
-            ready=lambda: self.data_settled,
-        )
-        self.reconcile("time", timekeeper.reconcile, TIME_RESYNC_S)
-        registries = RegistriesReconciler(self.paths, config=lambda: current().registry)
-        self.reconcile("registries", registries.reconcile, REGISTRIES_RESYNC_S)
-        containers = ContainersReconciler(
-            self.paths,
-            keeper,
-            config=lambda: current().registry,
-            data_is_there=self._data_is_there,
-            look_again=lambda: self.trigger("containers"),
-        )
-        self.reconcile("containers", containers.reconcile, CONTAINERS_RESYNC_S)
-        volumes = VolumesReconciler(
-            self.paths,
-            config=lambda: current().volumes,
-            boot_disk=lambda: self.storage.disk_directory.name,
-            data_is_there=self._data_is_there,
-        )
-        self.reconcile("volumes", volumes.reconcile, VOLUMES_RESYNC_S)
-        logging = LoggingReconciler(
-            self.paths,
-            config=lambda: current().machine,
-            hostname=lambda: self.hostname,
-            changed=lambda: self.trigger("logging"),
-        )
-        self.on_close(logging.close)
-        self.reconcile("logging", logging.reconcile, LOGGING_RESYNC_S)
+    async def start_housekeeping(self) -> None:
+        """Begin to look after the boot entry, the node's certificates and the clock."""
         boot_entry = BootEntryReconciler(self.paths, self.board, disk=lambda: self.storage.disk_directory)
         self.reconcile("boot entry", boot_entry.reconcile, BOOT_ENTRY_RESYNC_S)
         self.reconcile("identity", self._look_after_identity, IDENTITY_RESYNC_S)

@@ -218,6 +218,7 @@ class TestTools:
 
     def test_input_output_and_accepted_codes(self) -> None:
         assert asyncio.run(run_tool(["/bin/cat"], stdin=b"x")) == "x"
+        assert asyncio.run(run_tool(["/bin/sh", "-c", "echo $0"], name="modprobe")) == "modprobe\n"
         asyncio.run(run_tool(["/bin/sh", "-c", "exit 1"], accept=frozenset({0, 1})))
         with pytest.raises(BasaltError, match="cannot start"):
             asyncio.run(run_tool([f"/nonexistent/{os.getpid()}"]))
