@@ -50,7 +50,7 @@ class Tunnels:
         self._on_change = on_change
         self._socket: WireguardSocket | None = None
         self._told: dict[tuple[int, str], Endpoint] = {}
-        self._names = _Names(on_change)
+        self._names = Names(on_change)
         self.waiting: tuple[str, ...] = ()  # what the last look found missing, in words
 
     async def keep(self, entries: Iterable[Managed]) -> list[str]:
@@ -143,7 +143,7 @@ class Tunnels:
         return made
 
 
-class _Names:
+class Names:
     """Host names of endpoints and the addresses that they have."""
 
     def __init__(self, on_change: Callable[[], None]) -> None:
@@ -171,6 +171,11 @@ class _Names:
         self._asked[host] = now
         self._running[host] = asyncio.get_running_loop().create_task(self._resolve(host), name=f"resolve {host}")
 
+    @property
+    def busy(self) -> bool:
+        """Whether a question is under way."""
+        return bool(self._running)
+
     async def _resolve(self, host: str) -> None:
         try:
             answers = await asyncio.get_running_loop().getaddrinfo(host, None, type=socket.SOCK_DGRAM)
@@ -183,6 +188,7 @@ class _Names:
             self._on_change()
 
     def close(self) -> None:
+        """Give up what is under way."""
         for task in self._running.values():
             task.cancel()
 

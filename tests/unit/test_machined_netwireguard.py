@@ -10,7 +10,7 @@ from pathlib import Path
 from msgspec import structs
 
 from basalt.config.documents import Link
-from machined.network.tunnels import Tunnels
+from machined.network.tunnels import Names, Tunnels
 from machined.network.wgnl import decode_tunnel, encode_change
 from machined.network.wireguard import (
     NO_KEY,
@@ -129,5 +129,24 @@ def test_the_nodes_own_key_is_made_once_and_for_root_alone(tmp_path: Path) -> No
         assert path.stat().st_mode & 0o777 == 0o600 and path.parent.stat().st_mode & 0o777 == 0o700
         path.write_text("half")
         assert tunnels._own_key(Link(name="wg0")) != made
+
+    asyncio.run(play())
+
+
+def test_names_of_endpoints_are_resolved_beside_everything_else() -> None:
+    async def play() -> None:
+        changed = asyncio.Event()
+        names = Names(changed.set)
+        assert names.find("192.0.2.1:51820") == ("192.0.2.1", 51820)
+        assert names.find("[2001:db8::1]:51820") == ("2001:db8::1", 51820)
+        assert names.find("localhost:51820") is None
+        names.ask("localhost:51820", again=False)
+        async with asyncio.timeout(30):
+            await changed.wait()
+        found = names.find("localhost:51820")
+        assert found is not None and found[0] in ("127.0.0.1", "::1")
+        names.ask("localhost:51820", again=True)  # asked a moment ago: not again yet
+        assert not names.busy
+        names.close()
 
     asyncio.run(play())
