@@ -123,9 +123,9 @@ def prove(target: Target, *, timeout_s: float) -> None:
     settled(ask, NotRecognisedError)
 
 
-def settled(action: Callable[[], T], passing: type[BasaltError], *, within_s: float = SETTLING_S) -> T:
-    """Do *action*, again and again while it fails with *passing*, for *within_s* at most; the last error stays."""
-    end = time.monotonic() + within_s
+def settled(action: Callable[[], T], passing: type[BasaltError]) -> T:
+    """Do *action*, again and again while it fails with *passing*, for a while; the last error stays."""
+    end = time.monotonic() + SETTLING_S
     while True:
         try:
             return action()

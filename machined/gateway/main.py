@@ -6,6 +6,7 @@ import asyncio
 import datetime
 import os
 import signal
+import time
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +65,12 @@ def _configuration(trust: Trust) -> grpc.ServerCertificateConfiguration:
     )
 
 
+# gRPC frees the old configuration when it takes up a new one, while another handshake may be about to use it
+# (grpc/grpc#36693; it ends the process). It holds a lock while it asks, so no handshake comes any further during this pause, and
+# those that were past the lock have taken their own reference long before it ends.
+REPLACEMENT_PAUSE_S = 0.02
+
+
 def credentials(trust_file: TrustFile) -> grpc.ServerCredentials:
     """Mutual TLS (1.2 or later, gRPC's floor) that follows the trust file: the fetcher runs at each handshake.
 
@@ -80,6 +87,7 @@ def credentials(trust_file: TrustFile) -> grpc.ServerCredentials:
         if current is served or current is None:  # calls refresh the file too: compare with what TLS was given last
             return None
         served = current
+        time.sleep(REPLACEMENT_PAUSE_S)
         return _configuration(current)
 
     return grpc.dynamic_ssl_server_credentials(_configuration(served), fetch, require_client_authentication=True)

@@ -10,6 +10,7 @@ import hashlib
 import socket
 import ssl
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +24,7 @@ from basalt.endpoint import Endpoint
 from basalt.machine.v1 import machine_pb2 as api
 from basalt.machine.v1 import machine_pb2_grpc as stubs
 from basalt.roles import Role
+from machined.gateway.main import REPLACEMENT_PAUSE_S
 
 DAY = datetime.timedelta(days=1)
 
@@ -144,7 +146,9 @@ class FakeNode(
         stubs.add_NetworkServiceServicer_to_server(self, self._server)
         stubs.add_ServiceServiceServicer_to_server(self, self._server)
         stubs.add_LogServiceServicer_to_server(self, self._server)
-        credentials = grpc.dynamic_ssl_server_credentials(self._tls(), self._tls, require_client_authentication=True)
+        credentials = grpc.dynamic_ssl_server_credentials(
+            self._tls(), self._next_tls, require_client_authentication=True
+        )
         self.port = self._server.add_secure_port(f"127.0.0.1:{self.port}", credentials)
         self._server.start()
 
@@ -187,11 +191,21 @@ class FakeNode(
         self.generation = self.base
 
     def _tls(self) -> grpc.ServerCertificateConfiguration:
-        """What the next handshake is made with; the first pair is for clients that ask for no name that it has."""
+        """What handshakes are made with; the first pair is for clients that ask for no name that it has."""
         pairs = [(self.identity.key_pem, self.identity.certificate_pem)]
         if self.server is not None:
             pairs.append((self.server.key_pem, self.server.certificate_pem))
-        return grpc.ssl_server_certificate_configuration(pairs, b"".join(self.client_authorities))
+        self._shown = (tuple(pairs), b"".join(self.client_authorities))
+        return grpc.ssl_server_certificate_configuration(pairs, self._shown[1])
+
+    def _next_tls(self) -> Any:
+        """As the gateway does: nothing where nothing has changed, and a pause before what has."""
+        shown = self._shown
+        following = self._tls()
+        if self._shown == shown:
+            return None
+        time.sleep(REPLACEMENT_PAUSE_S)
+        return following
 
     @property
     def endpoint(self) -> Endpoint:
