@@ -28,7 +28,10 @@ _CLOCK_ERRORS = (9, 10)
 
 def shown(url: str) -> str:
     """*url* without what may be a secret: user, password and query."""
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return "a URL that is none"
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
 
 

@@ -7,6 +7,7 @@ import binascii
 import re
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from basalt import pki
 from basalt.config.problems import nearest_name
@@ -91,7 +92,17 @@ def _remote(words: Mapping[str, str]) -> Remote | Damaged | None:
             return Damaged(f"plain http needs {_SHA256}=: anybody on the way could send another configuration")
     elif not url.startswith("https://"):
         return Damaged(f"{_CONFIG} takes a URL with https://, or http:// and {_SHA256}=")
+    if not _has_host(url):
+        return Damaged(f"{_CONFIG} is a URL without a host, or with a port that is none")
     return Remote(url, sha256, authority.decode())
+
+
+def _has_host(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        return bool(parts.hostname) and parts.port != 0
+    except ValueError:  # of the host's brackets, or of the port
+        return False
 
 
 def der_of(text: str) -> bytes | Damaged:

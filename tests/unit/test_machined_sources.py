@@ -86,6 +86,9 @@ class TestCommandLine:
         [
             ("basalt.config=http://10.0.2.2/n.yaml", "plain http needs basalt.config.sha256"),
             ("basalt.config=ftp://10.0.2.2/n.yaml", "takes a URL with https://"),
+            ("basalt.config=https://[broken/", "without a host"),
+            ("basalt.config=https://host:99999/", "without a host"),
+            ("basalt.config=https:///n.yaml", "without a host"),
             (f"basalt.config.sha256={SHA256}", "stands without basalt.config=URL"),
             ("basalt.config=https://c.example basalt.config.sha256=abc", "64 hexadecimal digits"),
             ("basalt.config=https://c.example basalt.config.ca=https://ca.example", "base64 of its DER"),
