@@ -28,7 +28,6 @@ from machined.sources.model import (
     Remote,
     Report,
 )
-from machined.sources.readers import READERS
 
 DRIVES_AGAIN_S = 10.0
 FETCH_FIRST_S = 1.0
@@ -133,6 +132,8 @@ class FirstConfiguration:
 
     def _read_machine(self) -> None:
         if not self._on_machine:
+            from machined.sources.readers import READERS  # late: a node that is configured never gets here
+
             self._on_machine = {source: reader(self._paths) for source, reader in READERS.items()}
 
     async def _drives(self) -> Mapping[str, Material]:
