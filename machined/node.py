@@ -57,6 +57,7 @@ APPLY_SETTLE_S = 5.0  # how long an apply waits for the reconcilers' first look 
 def _import_ahead() -> None:
     """Import what the later phases need while the earlier ones wait for disks. Whoever comes first waits for the rest."""
     for module in (
+        "machined.firewall",
         "machined.network.reconciler",
         "machined.network.netlink",
         "machined.api.server",

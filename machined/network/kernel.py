@@ -22,6 +22,9 @@ F_DUMP_INTR = 0x10
 NETLINK_GENERIC = 16
 _SOL_NETLINK = 270
 _NETLINK_ADD_MEMBERSHIP = 1
+_NETLINK_CAP_ACK, _NETLINK_EXT_ACK = 10, 11  # errors without the request in them, and with the kernel's words
+_ERROR_BYTES = 4 + 16  # struct nlmsgerr: the errno, and the header of the request
+_ERROR_WORDS = 1  # NLMSGERR_ATTR_MSG
 
 HEADER = struct.Struct("=IHHII")
 _ATTRIBUTE = struct.Struct("=HH")
@@ -37,6 +40,8 @@ class Conversation:
         kind = socket.SOCK_RAW | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
         self._socket = socket.socket(socket.AF_NETLINK, kind, protocol)
         self._socket.bind((0, 0))
+        self._socket.setsockopt(_SOL_NETLINK, _NETLINK_CAP_ACK, 1)
+        self._socket.setsockopt(_SOL_NETLINK, _NETLINK_EXT_ACK, 1)
         self._turn = asyncio.Lock()
         self._sequence = 0
 
@@ -73,9 +78,7 @@ class Conversation:
                 if sequence != self._sequence:
                     continue  # left over from a request that was given up in the middle
                 if kind == NLMSG_ERROR:
-                    (code,) = struct.unpack_from("=i", body, HEADER.size)
-                    if code:
-                        raise OSError(-code, os.strerror(-code))
+                    _raise(body[HEADER.size :])
                 yield kind, flags, body
 
 
@@ -110,6 +113,14 @@ class Listener:
                 return
             except OSError:  # ENOBUFS: the socket works on, and what was lost is found by looking
                 self._on_data(None)
+
+
+def _raise(error: bytes) -> None:
+    """Raise what a NLMSG_ERROR message says, in the kernel's own words where it has any; nothing for an acknowledgement."""
+    (code,) = struct.unpack_from("=i", error)
+    if code:
+        said = dict(attributes(error[_ERROR_BYTES:])).get(_ERROR_WORDS, b"").rstrip(b"\0").decode(errors="replace")
+        raise OSError(-code, f"{os.strerror(-code)} ({said.rstrip('.')})" if said else os.strerror(-code))
 
 
 def frame(header: dict[str, int], payload: bytes) -> bytes:

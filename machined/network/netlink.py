@@ -92,7 +92,8 @@ class Netlink:
         try:
             await self._apply(operation)
         except OSError as error:
-            if error.errno not in _ALREADY_SO:
+            # A new link is never "already there": somebody else's has its name or its tag.
+            if error.errno not in _ALREADY_SO or (isinstance(operation, MakeLink) and error.errno == errno.EEXIST):
                 raise OSError(error.errno, f"{_words(operation)}: {error.strerror}") from error
 
     async def _apply(self, operation: Operation) -> None:
