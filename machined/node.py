@@ -324,7 +324,7 @@ class Node:
             on_lease_change=lambda: self.trigger("network", "time"),
             announce=lambda address: self.console.address(address.link, address.address),
         )
-        events: Events = Events(lambda: self.trigger("network"), self.network.hear)
+        events: Events = Events(lambda: self.trigger("network"), self.network.hear, self.network.duplicate)
         events.start()
         self._exits.callback(events.close)
         self.reconcile("network", self.network.reconcile, NETWORK_RESYNC_S)

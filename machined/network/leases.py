@@ -8,6 +8,7 @@ from pathlib import Path
 from machined.network.desired import Managed
 from machined.network.dhcp.client import Client, client4, client6
 from machined.network.dhcp.lease import Lease, Lease6
+from machined.network.model import Address
 
 _Key = tuple[int, int]  # family (4, 6) and the link's index
 
@@ -91,6 +92,12 @@ class DhcpClients:
                 doing = client.doing if client else "coming up"
                 found.append(f"{entry.link.name} is {doing}{' (IPv6)' if family == 6 else ''}")
         return found
+
+    def decline(self, index: int, address: Address) -> None:
+        """Give back an IPv6 address that another machine turned out to use; one that is no lease of ours is nobody's here."""
+        client = self._clients.get((6, index))
+        if client and client.lease and client.lease.interface.ip == address:
+            client.decline()
 
     async def stop(self) -> None:
         """Stop all; leases and addresses stay, for the next machined."""

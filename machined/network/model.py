@@ -73,6 +73,9 @@ class ObservedLink(Struct, frozen=True):
     master: int = 0  # index of the bond or bridge that it belongs to
     parent: int = 0  # index of the link that it lies on
     traits: Traits | None = None  # of the kinds that the node makes
+    unserved_stp: bool = (
+        False  # of a bridge: it waits for a program to speak the spanning tree protocol, and the node has none
+    )
     active_member: int = 0  # of a bond with one: the index of the member that carries the traffic
 
 
@@ -85,6 +88,7 @@ class ObservedAddress(Struct, frozen=True):
     valid_until: float | None = FOREVER
     tentative: bool = False
     link_local: bool = False
+    duplicate: bool = False  # another machine of the link answered to it (RFC 4862, section 5.4)
 
 
 class ObservedRoute(Struct, frozen=True):

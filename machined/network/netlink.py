@@ -8,13 +8,15 @@ from __future__ import annotations
 import errno
 import ipaddress
 import socket
+import struct
 import time
 from collections.abc import Callable
 from typing import Any
 
 from machined.network import linkmessages, rtnl
-from machined.network.kernel import HEADER, Listener, split
+from machined.network.kernel import HEADER, Listener, attributes, split
 from machined.network.model import (
+    Address,
     ChangeLink,
     DeleteLink,
     DesiredAddress,
@@ -42,6 +44,9 @@ _SCOPE_LINK = 253  # the network is on the link itself
 _SCOPE_ANY = 255  # RT_SCOPE_NOWHERE: for removal, whatever the scope
 _IFA_F_PERMANENT = 0x80
 _IFA_F_TENTATIVE = 0x40
+_IFA_F_DADFAILED = 0x08
+_IFADDRMSG = struct.Struct("=BBBBI")  # struct ifaddrmsg: family, prefix length, flags, scope, link
+_IFA_ADDRESS = 1
 _ALREADY_SO = frozenset({errno.EEXIST, errno.ENOENT, errno.ESRCH, errno.EADDRNOTAVAIL, errno.ENODEV})
 
 
@@ -216,6 +221,7 @@ def _address(message: Any, now: float) -> ObservedAddress:
         valid_until=None if valid == _INFINITY or flags & _IFA_F_PERMANENT else now + valid,
         tentative=bool(flags & _IFA_F_TENTATIVE),
         link_local=interface.ip.is_link_local,
+        duplicate=bool(flags & _IFA_F_DADFAILED),
     )
 
 
@@ -236,14 +242,23 @@ class Events:
     """Calls back whenever links, addresses or routes change.
 
     What changed does not matter, because the reconciler looks at everything again; so nothing is parsed, and lost events (ENOBUFS)
-    are events like any other. What routers say about DNS is the exception: the kernel passes it on once and keeps none of it.
+    are events like any other. Two exceptions are handed on, of which the kernel keeps nothing to look at: what routers say about DNS,
+    and that it took an address back because another machine answered to it.
+
+    :param on_duplicate: gets the link's index and the address.
     """
 
     _GROUPS = (1, 5, 7, 9, 11, 20)  # RTNLGRP_LINK, IPV4_IFADDR, IPV4_ROUTE, IPV6_IFADDR, IPV6_ROUTE, ND_USEROPT
 
-    def __init__(self, on_event: Callable[[], None], on_advertisement: Callable[[bytes], None]) -> None:
+    def __init__(
+        self,
+        on_event: Callable[[], None],
+        on_advertisement: Callable[[bytes], None],
+        on_duplicate: Callable[[int, Address], None],
+    ) -> None:
         self._on_event = on_event
         self._on_advertisement = on_advertisement
+        self._on_duplicate = on_duplicate
         self._listener = Listener(socket.NETLINK_ROUTE, self._GROUPS, self._heard)
 
     def start(self) -> None:
@@ -258,4 +273,12 @@ class Events:
         for kind, _, _, message in split(data or b""):
             if kind == rtnl.RTM_NEWNDUSEROPT:
                 self._on_advertisement(message[HEADER.size :])
+            elif kind == rtnl.RTM_DELADDR:
+                self._removed(message[HEADER.size :])
         self._on_event()
+
+    def _removed(self, message: bytes) -> None:
+        family, _, flags, _, index = _IFADDRMSG.unpack_from(message)
+        packed = dict(attributes(message[_IFADDRMSG.size :])).get(_IFA_ADDRESS)
+        if family == socket.AF_INET6 and flags & _IFA_F_DADFAILED and packed:
+            self._on_duplicate(index, ipaddress.IPv6Address(packed))

@@ -16,7 +16,7 @@ from machined.network.dhcp.client import boottime
 from machined.network.dhcp.lease import Lease
 from machined.network.ipv6 import follow_routers, solicit
 from machined.network.leases import DhcpClients
-from machined.network.model import Observed, Operation, SetLink
+from machined.network.model import Address, Observed, Operation, SetLink
 from machined.network.names import put, resolv_conf
 from machined.network.netlink import Netlink
 from machined.network.plan import plan
@@ -79,6 +79,10 @@ class NetworkReconciler:
         now = boottime()
         self._advertised = advertised.learn(self._advertised, advertised.parse(message, now, self._names), now)
 
+    def duplicate(self, index: int, address: Address) -> None:
+        """The kernel took an address back, because another machine of the link has it."""
+        self._clients.decline(index, address)
+
     async def reconcile(self) -> Status:
         """One look at everything, and what follows from it."""
         config = self._config()
@@ -96,12 +100,17 @@ class NetworkReconciler:
                 break
         else:
             problems.append("the links do not come to rest: something else changes them")
+        problems += [
+            f"{link.name} blocks its ports: this kernel leaves the spanning tree to a program, which the node does not have"
+            for link in observed.links
+            if link.ours and link.unserved_stp
+        ]
         problems += await self._tunnels.keep(selection.managed)
         self._write_resolvers(config, selection)
         self._tell(observed)
         if problems:
             return failed("; ".join(problems), "machined tries again; the reason is the kernel's")
-        return self._status(selection, wanted)
+        return self._status(observed, selection, wanted)
 
     async def _carry_out(self, operations: tuple[Operation, ...]) -> list[str]:
         """Carry out what can be; the rest in words."""
@@ -142,7 +151,7 @@ class NetworkReconciler:
                 self._announce(address)
         self._announced = set(self.addresses)
 
-    def _status(self, selection: Selection, wanted: Stack) -> Status:
+    def _status(self, observed: Observed, selection: Selection, wanted: Stack) -> Status:
         missing = [*selection.missing, *wanted.waiting, *self._tunnels.waiting]
         for entry in selection.managed:
             if not entry.wish.up or entry.link.loopback:
@@ -153,6 +162,11 @@ class NetworkReconciler:
                 missing += self._clients.missing(entry)
         if not any(not entry.link.loopback for entry in selection.managed) and not missing:
             missing.append("there is no network link")
+        missing += [
+            f"another machine uses {address.interface.ip}"
+            for address in observed.addresses
+            if address.duplicate and address.index in {entry.link.index for entry in selection.managed}
+        ]
         if missing:
             return waiting("; ".join(missing), "goes on by itself when the link, the cable or the server is there")
         return CONVERGED

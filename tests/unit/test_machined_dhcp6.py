@@ -162,6 +162,15 @@ def test_release_names_address_and_server() -> None:
     assert client.release(31.0) == []
 
 
+def test_an_address_that_another_machine_uses_is_declined() -> None:
+    client = bound()
+    declined, lost, solicit = client.decline(30.0)
+    assert isinstance(declined, Send6) and declined.message.kind is Kind6.DECLINE
+    assert declined.message.option(Option6.IA_NA) == association_option(ASSOCIATION, ADDRESS)
+    assert isinstance(lost, Lost) and client.lease is None
+    assert isinstance(solicit, Send6) and solicit.message.option(Option6.IA_NA) == association_option(ASSOCIATION)
+
+
 @pytest.mark.parametrize(
     "strange",
     [

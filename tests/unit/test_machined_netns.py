@@ -68,6 +68,7 @@ def _namespaces_work() -> bool:
         "renumbering",
         "refused_route_is_said",
         "dhcp6_grants_renews_and_gets_it_back",
+        "duplicate_of_dhcp6_is_declined",
         "routers_are_followed_or_not",
         "bridges_are_made_and_unmade",
     ],
@@ -166,14 +167,16 @@ def unshare_network() -> None:
         raise OSError(ctypes.get_errno(), "unshare")
 
 
-async def configure_server_side() -> None:
+async def configure_server_side(address6: str | None) -> None:
     async with AsyncIPRoute() as ipr:
         (index,) = await ipr.link_lookup(ifname="dh0")
         await ipr.addr("add", index=index, address="10.55.0.1", prefixlen=24)
+        if address6:
+            await ipr.addr("add", index=index, address=address6, prefixlen=128)
         await ipr.link("set", index=index, state="up")
 
 
-def start_server(log: Path, renew_after_s: int) -> int:
+def start_server(log: Path, renew_after_s: int, address6: str | None = None) -> int:
     """The second namespace, in a child: it unshares, is handed its end of the veth pair, and serves."""
     ready, proceed = os.pipe(), os.pipe()
     pid = os.fork()
@@ -181,7 +184,7 @@ def start_server(log: Path, renew_after_s: int) -> int:
         unshare_network()
         os.write(ready[1], b"x")
         os.read(proceed[0], 1)
-        asyncio.run(configure_server_side())
+        asyncio.run(configure_server_side(address6))
         threading.Thread(target=dhcp6_server, args=(log,), daemon=True).start()
         threading.Thread(target=router, args=(log,), daemon=True).start()
         os.write(ready[1], b"x")
@@ -241,7 +244,7 @@ async def running(root: Path, config: NetworkConfig) -> AsyncIterator[World]:
         )
         reconciler = Reconciler("network", network.reconcile, board, every_s=3600)
         reconcilers.append(reconciler)
-        events = Events(reconciler.trigger, network.hear)
+        events = Events(reconciler.trigger, network.hear, network.duplicate)
         events.start()
         task = asyncio.create_task(reconciler.run())
         try:
@@ -386,6 +389,12 @@ async def dhcp6_grants_renews_and_gets_it_back(root: Path, log: Path) -> None:
         await world.until(lambda _: "RELEASE6" in log.read_text())
 
 
+async def duplicate_of_dhcp6_is_declined(root: Path, log: Path) -> None:
+    async with running(root, NetworkConfig(links=(Link(name="eth0", dhcp6=True, slaac=False),))) as world:
+        await world.until(lambda _: "DECLINE6" in log.read_text())
+        assert all(address.address != "2001:db8:6::77/128" for address in world.network.addresses)
+
+
 async def routers_are_followed_or_not(root: Path, log: Path) -> None:
     def advertised(observed: Observed) -> bool:
         return any(address.protocol == ROUTER_ADVERTISEMENT for address in observed.addresses)
@@ -441,7 +450,8 @@ def main(name: str) -> None:
     with tempfile.TemporaryDirectory() as directory:
         root, log = Path(directory), Path(directory) / "requests"
         log.touch()
-        pid = start_server(log, renew_after_s=2 if name == "renewal" else 1800)
+        duplicate = "2001:db8:6::77" if name == "duplicate_of_dhcp6_is_declined" else None
+        pid = start_server(log, renew_after_s=2 if name == "renewal" else 1800, address6=duplicate)
         try:
             asyncio.run(asyncio.wait_for(globals()[name](root, log), 90))
         finally:

@@ -128,16 +128,22 @@ class Client(Generic[AnyLease]):
         """Begin, with the lease of an earlier run where one is kept."""
         kept = self._recall(self._path)
         now = boottime()
-        actions = self._machine.resume(kept, now) if kept else self._machine.start(now)
-        self._task = asyncio.get_running_loop().create_task(self._run(actions), name=f"dhcp {self._link}")
+        self._begin(self._machine.resume(kept, now) if kept else self._machine.start(now))
 
     def link_came_back(self) -> None:
         """The carrier returned: ask whether the address still holds."""
+        self._begin(self._machine.link_came_back(boottime()))
+
+    def decline(self) -> None:
+        """Another machine uses the address. DHCPv4 has no say in that here: nothing looks for such a machine."""
+        if isinstance(self._machine, Machine6):
+            self._begin(self._machine.decline(boottime()))
+
+    def _begin(self, actions: list[Any]) -> None:
+        """Go on with *actions*, whatever was waited for."""
         if self._task:
             self._task.cancel()
-        self._task = asyncio.get_running_loop().create_task(
-            self._run(self._machine.link_came_back(boottime())), name=f"dhcp {self._link}"
-        )
+        self._task = asyncio.get_running_loop().create_task(self._run(actions), name=f"dhcp {self._link}")
 
     async def stop(self, *, forget: bool) -> None:
         """Stop; *forget* the lease too when the link is no longer meant to have one (a restart of machined keeps it)."""

@@ -92,12 +92,20 @@ class Machine6:
 
     def release(self, now: float) -> list[Action6]:
         """Give the address back. Nobody waits for the answer: a server that does not hear it lets the lease run out."""
+        return self._return(Kind6.RELEASE, now)
+
+    def decline(self, now: float) -> list[Action6]:
+        """Another machine uses the address: tell the server, and ask for another one (section 18.2.8)."""
+        said = self._return(Kind6.DECLINE, now)
+        return [*said, Lost("another machine uses the address"), *self.start(now)] if said else []
+
+    def _return(self, kind: Kind6, now: float) -> list[Action6]:
         lease, self.lease = self.lease, None
         if lease is None:
             return []
         self._transaction = self.new_transaction()
         self._began = now
-        return [Send6(self._message(Kind6.RELEASE, now, lease.server, lease.interface.ip))]
+        return [Send6(self._message(kind, now, lease.server, lease.interface.ip))]
 
     def on_deadline(self, now: float) -> list[Action6]:
         """:attr:`deadline` has passed."""
@@ -173,7 +181,7 @@ class Machine6:
             options.append((Option6.SERVER_ID, server))
         options.append((Option6.ELAPSED, elapsed.to_bytes(2)))
         options.append((Option6.IA_NA, association_option(self.association, address)))
-        if kind is not Kind6.RELEASE:
+        if kind not in (Kind6.RELEASE, Kind6.DECLINE):
             options.append((Option6.REQUESTED, ASKED_FOR))
         return Message6(kind, self._transaction, tuple(options))
 

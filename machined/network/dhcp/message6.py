@@ -30,6 +30,7 @@ class Kind6(enum.IntEnum):
     REBIND = 6
     REPLY = 7
     RELEASE = 8
+    DECLINE = 9
 
 
 class Option6(enum.IntEnum):
