@@ -135,7 +135,7 @@ def observed_link(message: Any) -> ObservedLink:
         master=message.get_attr("IFLA_MASTER") or 0,
         parent=parent,
         traits=_traits(kind, parent, data),
-        unserved_stp=kind == "bridge" and bool(data) and data.get_attr("IFLA_BR_STP_STATE") == _BR_USER_STP,
+        unserved_stp=kind == "bridge" and data is not None and data.get_attr("IFLA_BR_STP_STATE") == _BR_USER_STP,
         active_member=(data.get_attr("IFLA_BOND_ACTIVE_SLAVE") or 0) if kind == "bond" and data else 0,
     )
 
