@@ -16,6 +16,8 @@ import testinfra
 from osbuild.vm import machines
 from tests.conftest import answer, command
 
+ANSWER_S = 180.0  # for one call: several emulated nodes share the host's cores with the tests
+
 HERE = Path(__file__).resolve().parent
 
 
@@ -28,7 +30,7 @@ class Node:
 
     def osctl(self, *argv: str | Path, expect: int = 0) -> str:
         """What ``osctl -n NAME ...`` prints."""
-        done = command("osctl", "-n", self.name, *argv, expect=expect)
+        done = command("osctl", "-n", self.name, "--timeout", f"{ANSWER_S:.0f}", *argv, expect=expect)
         return done.stdout if expect == 0 else done.stdout + done.stderr
 
     def ask(self, *argv: str | Path) -> Any:
