@@ -11,6 +11,7 @@ from basalt import contexts, output
 from basalt.client import Target, connect
 from basalt.errors import BasaltError, UnreachableError
 from basalt.machine.v1 import machine_pb2 as api
+from osctl import progress
 from osctl.enrolment import Enrolment, enrol
 from osctl.following import wait_for_next_boot
 from osctl.messages import plain
@@ -80,6 +81,7 @@ class Following:
     confirm: bool = False  # keep it once a new connection works
     ask: Callable[[Target, Trial], bool] | None = None  # whether to keep it, where a person sits there
     wait_s: float | None = None  # follow a reboot for so long
+    form: str = "table"  # of the answer
 
 
 def carry_out(
@@ -118,7 +120,8 @@ def carry_out(
     if answer.rebooting:
         if following.wait_s is None:
             return Applied(answer, dry_run)
-        back = wait_for_next_boot(target, before, timeout_s=timeout_s, wait_s=following.wait_s)
+        tell = progress.teller(target.name, following.form)
+        back = wait_for_next_boot(target, before, timeout_s=timeout_s, wait_s=following.wait_s, tell=tell)
     trial = None
     if answer.trial_timeout_s:
         trial = watch_trial(target, answer.generation, answer.trial_timeout_s, following, timeout_s=timeout_s)

@@ -21,7 +21,13 @@ CONNECT_TIMEOUT_S = 5.0
 LOOK_TIMEOUT_S = 10.0
 
 
-def reboot_and_wait(target: Target, *, timeout_s: float, wait_s: float) -> api.VersionResponse:
+# Told how far a node is, in words.
+Tell = Callable[[str], None]
+
+
+def reboot_and_wait(
+    target: Target, *, timeout_s: float, wait_s: float, tell: Tell = lambda _: None
+) -> api.VersionResponse:
     """Reboot a node and return when another boot of it answers.
 
     The kernel's boot id tells the boots apart: a node that merely takes its time to go down still has the old one.
@@ -33,18 +39,26 @@ def reboot_and_wait(target: Target, *, timeout_s: float, wait_s: float) -> api.V
     with connect(target, timeout_s=timeout_s) as client:
         before = client.version().boot_id
         last = _order(client.reboot)
-    return wait_for_next_boot(target, before, timeout_s=timeout_s, wait_s=wait_s, last=last)
+    return wait_for_next_boot(target, before, timeout_s=timeout_s, wait_s=wait_s, last=last, tell=tell)
 
 
 def wait_for_next_boot(
-    target: Target, before: str, *, timeout_s: float, wait_s: float, last: BasaltError | None = None
+    target: Target,
+    before: str,
+    *,
+    timeout_s: float,
+    wait_s: float,
+    last: BasaltError | None = None,
+    tell: Tell = lambda _: None,
 ) -> api.VersionResponse:
     """Return when a boot other than *before* (its boot id) answers.
 
+    :param tell: told when it goes down and when it is back.
     :param last: the error to report where none is seen before the time is up.
     :raises UnreachableError: when it is not back in time, or came back as somebody else.
     """
     end = time.monotonic() + wait_s
+    down = False
     while time.monotonic() < end:
         try:
             # A look that costs little first: a call to a machine that is half way up may hang until its deadline.
@@ -56,8 +70,12 @@ def wait_for_next_boot(
         except BasaltError as error:
             # On its way down and up a node refuses in many ways; all but a wrong identity may pass.
             last = error
+            if not down:
+                down = True
+                tell(f"rebooting, for {wait_s:.0f} s at most")
         else:
             if now.boot_id != before:
+                tell("is back")
                 return now
             last = None
         time.sleep(POLL_INTERVAL_S)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from basalt.output import printable
@@ -11,13 +12,30 @@ if TYPE_CHECKING:
     from rich.status import Status
 
 
-class Progress:
-    """One line for each step that has ended; on a terminal also the one that is running."""
+def teller(name: str, form: str) -> Callable[[str], None]:
+    """Says how far the node *name* is, a line each; for several nodes at once.
 
-    def __init__(self) -> None:
+    :param form: of the answer; programs (json, yaml) get nothing but that, and errors.
+    """
+
+    def tell(text: str) -> None:
+        if form == "table":
+            print(f"  {printable(name)}: {printable(text)}", file=sys.stderr, flush=True)
+
+    return tell
+
+
+class Progress:
+    """One line for each step that has ended; on a terminal also the one that is running.
+
+    :param form: of the answer; programs (json, yaml) get nothing but that, and errors.
+    """
+
+    def __init__(self, form: str) -> None:
         self._step = ""
+        self._quiet = form != "table"
         self._live: Status | None = None
-        if sys.stderr.isatty():
+        if sys.stderr.isatty() and not self._quiet:
             from rich.console import Console
 
             self._live = Console(stderr=True).status("")
@@ -42,7 +60,8 @@ class Progress:
     def _end(self, text: str) -> None:
         if self._live is not None:
             self._live.stop()
-        print(f"  {self._step}: {printable(text)}", file=sys.stderr, flush=True)
+        if not self._quiet:
+            print(f"  {self._step}: {printable(text)}", file=sys.stderr, flush=True)
 
     def close(self) -> None:
         """Nothing more will be shown."""

@@ -78,7 +78,7 @@ def put(arguments: Arguments, targets: list[Target], call: Callable[[Client], ap
     :returns: the exit code.
     """
     alone = len(targets) == 1 and arguments.form == "table" and sys.stdin.isatty() and sys.stdout.isatty()
-    following = Following(arguments.confirm, _ask if alone else None, arguments.wait)
+    following = Following(arguments.confirm, _ask if alone else None, arguments.wait, arguments.form)
 
     def act(target: Target) -> Applied:
         return carry_out(

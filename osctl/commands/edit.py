@@ -54,7 +54,7 @@ def edit(arguments: Arguments) -> int:
         return carry_out(
             target,
             call,
-            Following(arguments.confirm, None, arguments.wait),
+            Following(arguments.confirm, None, arguments.wait, arguments.form),
             dry_run=arguments.dry_run,
             context=arguments.context,
             timeout_s=timeout_s,

@@ -27,10 +27,10 @@ def rotate(arguments: Arguments) -> int:
         return _show_plan(fleet, arguments.authority, under_way, arguments.form)
     if not fleet.nodes:
         raise UsageError(f"the context {name!r} has no nodes", why="there is nothing to rotate the authority on")
-    progress = Progress()
+    progress = Progress(arguments.form)
     try:
         with record.alone(name):
-            if under_way is not None:
+            if under_way is not None and arguments.form == "table":
                 print(f"going on with {_where(under_way)}", file=sys.stderr)
             done = phases.run(fleet, arguments.authority, progress)
     finally:

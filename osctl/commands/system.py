@@ -181,6 +181,7 @@ def services(arguments: Arguments) -> int:
 
 
 def reboot(arguments: Arguments) -> int:
+    from osctl import progress
     from osctl.following import reboot_and_wait
 
     def act(target: Target) -> dict[str, object]:
@@ -188,7 +189,12 @@ def reboot(arguments: Arguments) -> int:
             with connect(target, timeout_s=timeout_of(arguments)) as client:
                 client.reboot()
             return {"rebooted": False, "requested": True}
-        back = reboot_and_wait(target, timeout_s=timeout_of(arguments), wait_s=arguments.wait)
+        back = reboot_and_wait(
+            target,
+            timeout_s=timeout_of(arguments),
+            wait_s=arguments.wait,
+            tell=progress.teller(target.name, arguments.form),
+        )
         return {
             "rebooted": True,
             "requested": True,

@@ -224,6 +224,7 @@ def test_reboot_is_followed_to_the_next_boot_against_fake_node(
     monkeypatch.setattr(following, "POLL_INTERVAL_S", 0.01)
     node.on_reboot = power_cycle
     assert osctl("reboot --wait") == "back with version 0.1.0, slot A\n"
+    assert osctl.err.endswith("  n1: is back\n")
     node.loses_answers = True
     assert osctl.json("reboot --wait 60")["boot_id"] == "boot-3"
 
