@@ -293,9 +293,11 @@ class Node:
         await self.settle("firewall")
 
     def _state_problem(self, configuration: Status) -> str:
-        """Why it is not known whether the node has had a configuration before; empty when it is."""
+        """Why it is not known whether the node has had a configuration before; empty when it is. A node that has no STATE at all,
+        or no disk, is new at every boot.
+        """
         state = self.board.entries().get("state")
-        if state and state.status.state is State.FAILED:
+        if state and state.status.state is State.FAILED and self.storage.has_state:
             return state.status.reason
         return configuration.reason if configuration.state is State.FAILED else ""
 

@@ -52,6 +52,14 @@ class Storage:
         """Name of the boot disk's device, ``vda``; empty where the root is on no disk."""
         return self._sysfs.name if self._sysfs else ""
 
+    @property
+    def has_state(self) -> bool:
+        """Whether a STATE was there when the kernel read the boot disk's table, usable or not."""
+        try:
+            return bool(read_disk(self.disk_directory).labelled(paths.LABEL_STATE))
+        except (BasaltError, OSError):
+            return False
+
     async def mount_state(self) -> Status:
         """Have STATE mounted, whatever it takes; in memory when it cannot be had."""
         target = self._node.state

@@ -7,6 +7,7 @@ import json
 import os
 import re
 import signal
+import ssl
 import struct
 import subprocess
 import uuid
@@ -83,6 +84,13 @@ def test_no_shell_no_package_manager_no_setuid_no_documentation(root: Path) -> N
     assert not programs & forbidden
     for name in ("usr/share/doc", "usr/share/man", "usr/share/locale"):
         assert not (root / name).exists()
+
+
+def test_public_authorities_lie_where_programs_look(root: Path) -> None:
+    bundle = (root / "etc/ssl/certs/ca-certificates.crt").read_bytes()
+    context = ssl.create_default_context(cadata=bundle.decode())
+    assert bundle.count(b"-----BEGIN CERTIFICATE-----") == len(context.get_ca_certs()) > 100
+    assert not (root / "usr/share/ca-certificates").exists(), "once is enough"
 
 
 def test_python_is_bytecode_that_no_clock_can_make_stale(root: Path) -> None:

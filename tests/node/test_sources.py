@@ -67,6 +67,19 @@ def test_smbios_and_command_line(boot: Boot, tmp_path: Path) -> None:
     assert "first boot (SMBIOS)" in json.dumps(node.ask("config", "history"))
 
 
+def test_image_comes_before_what_a_hypervisor_hands_over(boot: Boot, tmp_path: Path) -> None:
+    (tmp_path / "baked.yaml").write_text(HOST.format("baked"))
+    (tmp_path / "handed.yaml").write_text(HOST.format("handed"))
+    node = boot("--config", tmp_path / "baked.yaml", "--fw-cfg", f"opt/basalt/config={tmp_path}/handed.yaml")
+    assert node.ask("status")["hostname"] == "baked"
+    found = outcomes(node)
+    assert (found["image"][0], found["fw_cfg"][0]) == ("used", "not-asked")
+    node.osctl("reboot", "--wait")
+    found = outcomes(node)
+    assert (found["STATE"][0], found["image"][0]) == ("used", "not-asked")
+    assert "first boot (image)" in found["STATE"][1]
+
+
 def test_config_2_with_network_data(boot: Boot, tmp_path: Path) -> None:
     """What OpenStack says of the machine becomes its configuration: DHCP, a VLAN with a static address, DNS, hostname."""
     latest = tmp_path / "drive/openstack/latest"

@@ -17,6 +17,8 @@ from machined.disks import apply
 from machined.disks.facts import Disk, Partition, Table, boot_device, parse_table, read_disk
 from machined.disks.filesystems import ext4_bytes, mounted_type
 from machined.disks.plan import Append, Grow, Make, NewPartition, RelocateBackup, layout_is_complete, next_step
+from machined.paths import Paths
+from machined.storage import Storage
 
 MIB = 1024 * 1024
 IMAGE = (("ESP", 64), ("root-A", 100), ("verity-A", 8), ("root-B", 100), ("verity-B", 8))
@@ -152,6 +154,17 @@ def test_boot_disk_is_the_one_under_the_root(tmp_path: Path) -> None:
     assert disk.labelled("root-A")[0].start_bytes == 2000 * 512
     with pytest.raises(BasaltError, match="no block device"):
         boot_device(sys, (9 << 8) | 9)
+
+
+def test_a_node_without_a_disk_has_no_state_and_one_with_a_damaged_state_has(tmp_path: Path) -> None:
+    node = Paths(str(tmp_path))
+    assert not Storage(node).has_state
+    storage = Storage(node)
+    disk = sysfs(tmp_path) / "devices/pci0/vda"
+    storage._sysfs = disk
+    assert not storage.has_state
+    (disk / "vda2/uevent").write_text("PARTN=2\nPARTNAME=STATE\n")
+    assert storage.has_state
 
 
 def test_partition_devices_of_disks_that_end_in_a_digit() -> None:
