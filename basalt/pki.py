@@ -134,7 +134,10 @@ def issue_client(
 ) -> Identity:
     """A client certificate for *name*, signed by *ca*.
 
+    It is valid from the beginning of *ca* on: a node whose clock has stopped starts from there, and is to let its operator in.
+
     :param lifetime: cut short where *ca* itself ends earlier.
+    :param now: another time than this machine's; the certificate is valid from a little before it.
     :raises CertificateError: when *ca* cannot sign, or a certificate would name nobody or grant nothing.
     """
     from cryptography import x509
@@ -163,8 +166,9 @@ def issue_client(
             f"cannot make a client certificate for {name!r}",
             [f"the client authority ended at {clock(authority.not_valid_after_utc)}; now is {clock(issued)}"],
         )
+    begin = start if now else authority.not_valid_before_utc
     unsigned = (
-        builder(subject, authority.subject, key.public_key(), start, end)
+        builder(subject, authority.subject, key.public_key(), begin, end)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(key_usage(digital_signature=True), critical=True)
         .add_extension(x509.ExtendedKeyUsage([x509.oid.ExtendedKeyUsageOID.CLIENT_AUTH]), critical=False)

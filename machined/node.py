@@ -260,11 +260,18 @@ class Node:
     def _post_authority(self) -> None:
         if self.authority.pem:
             self.board.post("trust", CONVERGED)
+            if clock.stopped(time.time(), self.image.build_epoch):
+                self._advance_clock(clock.beginning(self.authority.pem))
         else:
             self.board.post(
                 "trust",
                 failed(f"no client authority: {self.authority.reasons}", "the console says how to give the node one"),
             )
+
+    def _advance_clock(self, beginning: float) -> None:
+        if time.time() < beginning:
+            time.clock_settime(time.CLOCK_REALTIME, beginning)
+            self.console.say("clock was before its client authority began, set to it")
 
     async def load_configuration(self) -> None:
         """Take up the configuration on STATE, or else the first one that a source has."""
