@@ -1,24 +1,60 @@
-"""Nodes for tests: booted by ``osbuild boot``, spoken to by ``osctl``, and broken through the fault agent where a test asks for it."""
+"""Nodes for tests: booted by ``osbuild boot``, spoken to by ``osctl``, and broken through the fault agent where a test asks for it.
+
+What a test waits for, it waits for with :func:`until`, which gives up after a patience that no working node ever needs. What the nodes
+of a failed test have to say for themselves is in its report.
+"""
 
 from __future__ import annotations
 
 import json
 import re
 import socket
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 import testinfra
 
+from basalt import contexts
+from basalt.client import Target, connect
+from basalt.client.calls import Client
+from basalt.errors import BasaltError
 from osbuild.vm import machines
+from osctl.messages import plain
 from tests.conftest import answer, command
 
 ANSWER_S = 180.0  # for one call: several emulated nodes share the host's cores with the tests
+PATIENCE_S = 240.0  # for one event: what an emulated node has not done by then on a loaded host, it does not do
+LOOK_EVERY_S = 0.2  # a look costs the host time that the node then lacks
+CONSOLE_LINES = 30
 
 HERE = Path(__file__).resolve().parent
+
+Answer = TypeVar("Answer")
+
+
+def until(look: Callable[[], Answer], shown: Callable[[], object] = lambda: "") -> Answer:
+    """Look again and again until what is seen is true; that.
+
+    :param shown: what the report says where it never is.
+    """
+    end = time.monotonic() + PATIENCE_S
+    while not (seen := look()):
+        assert time.monotonic() < end, f"still {seen!r} after {PATIENCE_S:.0f} s; {shown()}"
+        time.sleep(LOOK_EVERY_S)
+    return seen
+
+
+@dataclass(frozen=True)
+class Concern:
+    """How a concern of a node stands; *state* as osctl writes it."""
+
+    state: str
+    reason: str
+    remedy: str
 
 
 @dataclass
@@ -59,20 +95,57 @@ class Node:
             connection.settimeout(120)
             connection.connect(str(path))
             connection.sendall(json.dumps(order).encode() + b"\n")
-            line = b""
-            while not line.endswith(b"\n"):
-                line += connection.recv(65536)
+            with connection.makefile("rb") as lines:
+                line = lines.readline()
+        assert line, f"the fault agent hung up on {order}"
         reply: dict[str, Any] = json.loads(line)
         assert "error" not in reply, reply
         return reply
 
+    def client(self, timeout_s: float = ANSWER_S) -> Client:
+        """A new connection, as osctl makes it. For what is looked at again and again: a program that starts for each look takes
+        the host's time away from the node.
+        """
+        return connect(Target.of_context(contexts.load().get(), self.name), timeout_s=timeout_s)
+
+    def links(self) -> dict[str, dict[str, Any]]:
+        """What ``osctl get links`` shows, by name."""
+        with self.client() as client:
+            return {link.name: plain(link) for link in client.links().links}
+
+    def concerns(self, timeout_s: float = ANSWER_S) -> dict[str, Concern]:
+        """How each concern stands."""
+        with self.client(timeout_s) as client:
+            rows = [plain(each) for each in client.status().concerns]
+        return {row["name"]: Concern(row["state"], row["reason"], row["remedy"]) for row in rows}
+
+    def answers(self) -> bool:
+        """Whether its API does."""
+        try:
+            self.concerns()
+        except BasaltError:
+            return False
+        return True
+
+    def until(self, concern: str, state: str, words: str = "") -> Concern:
+        """Wait until a concern is in *state* and says *words*."""
+
+        def found() -> Concern | None:
+            seen = self.concerns().get(concern)
+            return seen if seen and seen.state == state and words in seen.reason else None
+
+        seen = until(found, self.concerns)
+        assert seen is not None
+        return seen
+
     def until_converged(self, *concerns: str) -> None:
-        """Wait until the node says that *concerns* are as they should be; the test's own time limit is the only clock."""
-        while True:
-            states = {row["name"]: row["state"] for row in self.ask("status")["concerns"]}
-            if all(states[name] == "converged" for name in concerns):
-                return
-            assert not any(states[name] == "failed" for name in concerns), states
+        """Wait until the node says that *concerns* are as they should be."""
+
+        def so() -> bool:
+            seen = self.concerns()
+            return all(name in seen and seen[name].state == "converged" for name in concerns)
+
+        until(so, self.concerns)
 
     def configure(self, directory: Path) -> None:
         """Give the node its first configuration."""
@@ -87,6 +160,24 @@ class Node:
 
 
 Boot = Callable[..., Node]
+_running: dict[str, Node] = {}
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """What the nodes say when a test fails: nobody can ask them afterwards."""
+    report = yield
+    if report.failed:
+        report.sections += [(f"node {name}", _story(node)) for name, node in _running.items()]
+    return report
+
+
+def _story(node: Node) -> str:
+    try:
+        said = [f"{name}: {concern.state} {concern.reason}" for name, concern in node.concerns(timeout_s=10).items()]
+    except BasaltError as error:
+        said = [f"it does not answer: {error}"]
+    return "\n".join([*said, "console:", *node.console().splitlines()[-CONSOLE_LINES:]])
 
 
 @pytest.fixture(scope="module")
@@ -100,10 +191,12 @@ def boot(request: pytest.FixtureRequest) -> Iterator[Boot]:
         command("osbuild", "stop", name, expect=0) if (machines.directory_of(name) / "vm.json").exists() else None
         started.append(name)
         words = ["osbuild", "boot", "--profile", profile, "--machine", machine, "--name", name, "--detach", *options]
-        return Node(name, answer(*words))
+        _running[name] = Node(name, answer(*words))
+        return _running[name]
 
     yield start
     for name in started:
+        _running.pop(name, None)
         if (machines.directory_of(name) / "vm.json").exists():
             command("osbuild", "stop", name)
 

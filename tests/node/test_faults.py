@@ -12,8 +12,8 @@ from osbuild.sandbox import Bind, Sandbox
 from osbuild.steps.trees import tree_step
 from osbuild.store import Store
 from osbuild.vm import machines
-from tests.conftest import UnexpectedExitError, answer, command
-from tests.node.conftest import Boot, Node
+from tests.conftest import answer, command
+from tests.node.conftest import Boot, Node, until
 
 pytestmark = pytest.mark.node
 
@@ -49,7 +49,7 @@ def test_machined_killed_is_back_and_nothing_else_notices(node: Node) -> None:
     before = _pids(node)
     killed = node.fault(kill="machined", signal=9)["pid"]
     assert killed == before["machined"]
-    _until_it_answers(node)
+    until(node.answers)
     after = _pids(node)
     assert after["machined"] != before["machined"]
     assert {name: pid for name, pid in after.items() if name != "machined"} == {
@@ -61,19 +61,9 @@ def test_machined_killed_is_back_and_nothing_else_notices(node: Node) -> None:
 def test_gateway_killed_is_back(node: Node) -> None:
     before = _pids(node)
     node.fault(kill="gateway", signal=9)
-    _until_it_answers(node)
+    until(node.answers)
     after = _pids(node)
     assert after["gateway"] != before["gateway"] and after["machined"] == before["machined"]
-
-
-def _until_it_answers(node: Node) -> None:
-    """osctl asks once and says what it found; a test that has just killed something asks again."""
-    while True:
-        try:
-            node.osctl("services")
-        except UnexpectedExitError:
-            continue
-        return
 
 
 def test_half_written_configuration_falls_back_to_the_generation_before(node: Node, tmp_path: Path) -> None:
@@ -86,8 +76,8 @@ def test_half_written_configuration_falls_back_to_the_generation_before(node: No
     node.restart()
     status = node.ask("status")
     assert (status["mode"], status["hostname"]) == ("configured", "tested")
-    said = {row["name"]: row for row in status["concerns"]}["configuration"]
-    assert said["state"] != "converged" and said["reason"]
+    said = node.concerns()["configuration"]
+    assert said.state != "converged" and said.reason
 
 
 def test_two_nodes_at_once_do_not_collide(node: Node, boot: Boot) -> None:

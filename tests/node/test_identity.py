@@ -7,7 +7,6 @@ import json
 import socket
 import ssl
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -24,7 +23,7 @@ from basalt.errors import BasaltError
 from basalt.machine.v1 import machine_pb2 as api
 from basalt.machine.v1 import machine_pb2_grpc as stubs
 from basalt.roles import Role
-from tests.node.conftest import ANSWER_S, Node
+from tests.node.conftest import ANSWER_S, Node, until
 
 pytestmark = pytest.mark.node
 
@@ -207,17 +206,11 @@ def test_the_nodes_log_tells_clocks_from_certificates(node: Node) -> None:
     assert len(said.splitlines()) < 20
 
 
-def concern(node: Node, name: str) -> dict[str, Any]:
-    """How one concern of the node stands."""
-    return next((row for row in node.ask("status")["concerns"] if row["name"] == name), {})
-
-
 def test_a_stepped_clock_gets_another_certificate_without_a_word_from_anybody(node: Node) -> None:
     name = pki.server_name(Target.of_context(contexts.ensure_context(), node.name).node_id)
     try:
         node.fault(clock=10 * DAY.total_seconds())
-        while shown_certificate(node, name).not_valid_after_utc < pki.utc_now() + 9 * DAY:
-            time.sleep(1)
+        until(lambda: shown_certificate(node, name).not_valid_after_utc >= pki.utc_now() + 9 * DAY)
         said = node.osctl("version", expect=3)
         assert (
             "clock" in said
@@ -226,8 +219,7 @@ def test_a_stepped_clock_gets_another_certificate_without_a_word_from_anybody(no
         )
     finally:
         node.fault(clock=-10 * DAY.total_seconds())
-    while shown_certificate(node, name).not_valid_before_utc > pki.utc_now():
-        time.sleep(1)
+    until(lambda: shown_certificate(node, name).not_valid_before_utc <= pki.utc_now())
     node.osctl("version")
 
 
@@ -237,13 +229,17 @@ def test_a_full_disk_refuses_changes_of_the_configuration_and_keeps_the_records(
     document.write_text("apiVersion: basalt.dev/v1alpha1\nkind: MachineConfig\nhostname: full\n")
     node.fault(fill="/state/filler")
     try:
-        while concern(node, "audit").get("state") != "failed":  # the log's last block has room for a few records
+
+        def noticed() -> bool:
             assert "space" in node.osctl("apply-config", "-f", document, expect=4).lower()
+            return "audit" in node.concerns() and node.concerns()["audit"].state == "failed"
+
+        until(noticed)  # the log's last block has room for a few records
         refused = [each for each in audit(node) if each["outcome"].startswith("RESOURCE_EXHAUSTED")]
     finally:
         node.fault(unlink="/state/filler")
     node.osctl("apply-config", "-f", document)
-    assert concern(node, "audit")["state"] == "converged"
+    assert node.concerns()["audit"].state == "converged"
     (file,) = node.fault(list="/state/audit")["names"]
     kept = node.fault(read=f"/state/audit/{file}")["text"]
     assert refused and all(each["request_id"] in kept for each in refused), "on the disk, those from memory too"
@@ -257,7 +253,7 @@ def test_damage_on_state_is_said_and_leaves_the_node_who_it_is(node: Node) -> No
     node.fault(append=f"/state/audit/{last}", text='{"identity": "to')
     node.restart()
     assert node.ask("version")["node_id"] == node_id
-    trouble = concern(node, "identity")
-    assert trouble["state"] == "failed" and "damaged" in trouble["reason"]
+    trouble = node.concerns()["identity"]
+    assert trouble.state == "failed" and "damaged" in trouble.reason
     assert "UNREADABLE" in {record["outcome"] for record in audit(node)}
     assert audit(node)[-1]["rpc"].endswith("Audit")

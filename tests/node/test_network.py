@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import socket
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,8 +15,7 @@ from typing import Any
 import pytest
 
 from osbuild.vm import machines, qmp
-from tests.conftest import UnexpectedExitError
-from tests.node.conftest import HERE, Boot, Node
+from tests.node.conftest import HERE, Boot, Node, until
 
 pytestmark = pytest.mark.node
 
@@ -109,24 +107,6 @@ def pair(boot: Boot, tmp_path_factory: pytest.TempPathFactory) -> Pair:
     return both
 
 
-def _links(node: Node) -> Links:
-    return {link["name"]: link for link in node.ask("get", "links")}
-
-
-def _until(what: Callable[[], bool]) -> None:
-    """Ask until it is so; the test's own time limit is the only clock."""
-    while not what():
-        pass
-
-
-def _answers(node: Node) -> bool:
-    try:
-        node.osctl("services")
-    except UnexpectedExitError:
-        return False
-    return True
-
-
 def _reaches(node: Node, address: str) -> bool:
     return bool(node.fault(ping=address)["answered"])
 
@@ -147,8 +127,8 @@ def test_bond_vlan_and_bridge_carry_traffic_and_are_shown(pair: Pair) -> None:
         (pair.right, "10.7.5.1"),
         (pair.right, "fd07::1"),
     ):
-        _until(lambda node=node, address=address: _reaches(node, address))  # type: ignore[misc]
-    links = _links(pair.left)
+        until(lambda node=node, address=address: _reaches(node, address))  # type: ignore[misc]
+    links = pair.left.links()
     bond, vlan = links["bond0"], links["lan5"]
     assert (bond["kind"], bond["bond_mode"], bond["bond_active"]) == ("bond", "active-backup", "eth1")
     assert (vlan["kind"], vlan["parent"], vlan["vlan_id"], vlan["mtu"]) == ("vlan", "bond0", 5, 1400)
@@ -158,36 +138,36 @@ def test_bond_vlan_and_bridge_carry_traffic_and_are_shown(pair: Pair) -> None:
     assert {"10.7.0.0/24", "fd07::/64"} <= {route["to"] for route in bond["routes"]}
     default = next(route for route in links["eth0"]["routes"] if route["to"] == "default" and "." in route["via"])
     assert (default["via"], default["source"]) == ("10.0.2.2", "dhcp4")
-    assert _links(pair.right)["br0"]["kind"] == "bridge"
+    assert pair.right.links()["br0"]["kind"] == "bridge"
 
 
 def test_a_pulled_cable_moves_the_bond_to_the_other_and_back(pair: Pair) -> None:
     control = machines.directory_of(pair.left.name) / "qmp.sock"
     qmp.execute(control, "set_link", {"name": "card0", "up": False})
-    _until(lambda: _links(pair.left)["bond0"]["bond_active"] == "eth2")
-    assert not _links(pair.left)["eth1"]["carrier"]
-    _until(lambda: _reaches(pair.right, "10.7.0.1"))
-    _until(lambda: "eth1 has no carrier" in pair.left.osctl("status"))
+    until(lambda: pair.left.links()["bond0"]["bond_active"] == "eth2")
+    assert not pair.left.links()["eth1"]["carrier"]
+    until(lambda: _reaches(pair.right, "10.7.0.1"))
+    until(lambda: "eth1 has no carrier" in pair.left.concerns()["network"].reason)
     qmp.execute(control, "set_link", {"name": "card0", "up": True})
-    _until(lambda: _links(pair.left)["bond0"]["bond_active"] == "eth1")
-    _until(lambda: _reaches(pair.right, "10.7.0.1"))
+    until(lambda: pair.left.links()["bond0"]["bond_active"] == "eth1")
+    until(lambda: _reaches(pair.right, "10.7.0.1"))
     pair.left.until_converged("network")
 
 
 def test_wireguard_with_keys_that_never_leave_the_nodes(pair: Pair) -> None:
     links = LEFT | {"wg0": {"wireguard": {"listenPort": 51820}, "addresses": ["10.7.9.1/24"]}}
     pair.configure(pair.left, links)
-    left_key = _links(pair.left)["wg0"]["wireguard_public_key"]
+    left_key = pair.left.links()["wg0"]["wireguard_public_key"]
     peer = {"publicKey": left_key, "presharedKey": PRESHARED, "endpoint": "10.7.5.1:51820", "keepaliveS": 1}
     tunnel = {"wireguard": {"peers": [peer | {"allowedIps": ["10.7.9.0/24"]}]}, "addresses": ["10.7.9.2/24"]}
     pair.configure(pair.right, RIGHT | {"wg0": tunnel})
-    right_key = _links(pair.right)["wg0"]["wireguard_public_key"]
+    right_key = pair.right.links()["wg0"]["wireguard_public_key"]
     callers = [{"publicKey": right_key, "presharedKey": PRESHARED, "allowedIps": ["10.7.9.2/32"]}]
     links["wg0"] = {"wireguard": {"listenPort": 51820, "peers": callers}, "addresses": ["10.7.9.1/24"]}
     pair.configure(pair.left, links)
-    _until(lambda: _reaches(pair.right, "10.7.9.1"))
-    _until(lambda: _reaches(pair.left, "10.7.9.2"))
-    (shown,) = _links(pair.left)["wg0"]["wireguard_peers"]
+    until(lambda: _reaches(pair.right, "10.7.9.1"))
+    until(lambda: _reaches(pair.left, "10.7.9.2"))
+    (shown,) = pair.left.links()["wg0"]["wireguard_peers"]
     assert shown["public_key"] == right_key and shown["allowed_ips"] == ["10.7.9.2/32"]
     assert int(shown["last_handshake_unix"]) > 0
     assert pair.left.fault(stat="/state/wireguard/wg0.key")["mode"] & 0o777 == 0o600
@@ -204,9 +184,9 @@ def test_wireguard_with_keys_that_never_leave_the_nodes(pair: Pair) -> None:
 )
 def test_what_somebody_takes_away_comes_back(pair: Pair, undone: dict[str, str]) -> None:
     pair.left.fault(undo=undone)
-    _until(lambda: _links(pair.left).get("bond0", {}).get("bond_active") == "eth1")
-    _until(lambda: _reaches(pair.right, "10.7.0.1") and _reaches(pair.right, "10.7.5.1"))
-    _until(lambda: {_links(pair.left)[name]["master"] for name in ("eth1", "eth2")} == {"bond0"})
+    until(lambda: pair.left.links().get("bond0", {}).get("bond_active") == "eth1")
+    until(lambda: _reaches(pair.right, "10.7.0.1") and _reaches(pair.right, "10.7.5.1"))
+    until(lambda: {pair.left.links()[name]["master"] for name in ("eth1", "eth2")} == {"bond0"})
     pair.left.until_converged("network")
 
 
@@ -214,25 +194,25 @@ def test_a_route_that_vanished_comes_back(pair: Pair) -> None:
     links = LEFT | {"bond0": LEFT["bond0"] | {"routes": [{"to": "198.51.100.0/24", "via": "10.7.0.2"}]}}
     pair.configure(pair.left, links)
     pair.left.fault(undo={"route": "198.51.100.0/24"})
-    _until(
+    until(
         lambda: (
             {"to": "198.51.100.0/24", "via": "10.7.0.2", "metric": 0, "source": "static"}
-            in _links(pair.left)["bond0"]["routes"]
+            in pair.left.links()["bond0"]["routes"]
         )
     )
 
 
 def test_a_killed_machined_recognises_what_it_made(pair: Pair) -> None:
     pair.configure(pair.left, LEFT)
-    before = {name: link["index"] for name, link in _links(pair.left).items()}
+    before = {name: link["index"] for name, link in pair.left.links().items()}
     assert "wg0" not in before  # taken out of the configuration: gone
     pair.left.fault(kill="machined")
-    _until(lambda: _answers(pair.left))
+    until(pair.left.answers)
     pair.left.until_converged("network", "firewall")
-    assert {name: link["index"] for name, link in _links(pair.left).items()} == before
+    assert {name: link["index"] for name, link in pair.left.links().items()} == before
     without = {name: link for name, link in LEFT.items() if name != "lan5"}
     pair.configure(pair.left, without)
-    assert "lan5" not in _links(pair.left)
+    assert "lan5" not in pair.left.links()
 
 
 def test_a_change_that_needs_the_link_anew_brings_back_what_lies_on_it(pair: Pair) -> None:
@@ -242,11 +222,11 @@ def test_a_change_that_needs_the_link_anew_brings_back_what_lies_on_it(pair: Pai
         "lan5": LEFT["lan5"] | {"vlan": {"link": "bond0", "id": 6}},
     }
     pair.configure(pair.left, changed)
-    links = _links(pair.left)
+    links = pair.left.links()
     assert links["bond0"]["bond_mode"] == "balance-xor" and links["lan5"]["vlan_id"] == 6
     assert "10.7.5.1/24" in _addresses(links["lan5"])
     pair.configure(pair.left, LEFT)
-    _until(lambda: _reaches(pair.right, "10.7.5.1"))
+    until(lambda: _reaches(pair.right, "10.7.5.1"))
 
 
 def test_every_kind_of_option_comes_to_rest(pair: Pair) -> None:
@@ -274,7 +254,7 @@ def test_every_kind_of_option_comes_to_rest(pair: Pair) -> None:
             },
         }
         pair.configure(pair.left, links)
-        shown = _links(pair.left)
+        shown = pair.left.links()
         assert (shown["bond0"]["bond_mode"], shown["bond0"]["mtu"]) == (bond["mode"], 1600 + number)
         assert shown["inner"]["master"] == "br1" and "10.8.0.1/24" in _addresses(shown["br1"])
     pair.configure(pair.left, LEFT)
@@ -282,29 +262,29 @@ def test_every_kind_of_option_comes_to_rest(pair: Pair) -> None:
 
 def test_links_taken_out_leave_the_cards_as_cards(pair: Pair) -> None:
     pair.configure(pair.left, {"eth0": {"dhcp4": True}, "eth1": {"addresses": ["10.7.0.1/24"]}, "eth2": {"up": False}})
-    links = _links(pair.left)
+    links = pair.left.links()
     assert not {"bond0", "lan5"} & set(links)
     assert links["eth1"]["master"] == "" and links["eth1"]["up"] and not links["eth2"]["up"]
-    _until(lambda: _reaches(pair.right, "10.7.0.1"))
+    until(lambda: _reaches(pair.right, "10.7.0.1"))
     pair.configure(pair.left, LEFT)
-    _until(lambda: _reaches(pair.right, "10.7.0.1"))
+    until(lambda: _reaches(pair.right, "10.7.0.1"))
 
 
 def test_router_advertisements_mtu_and_dns(pair: Pair) -> None:
     def advertised() -> bool:
-        return "slaac" in _addresses(_links(pair.left)["eth0"]).values()
+        return "slaac" in _addresses(pair.left.links()["eth0"]).values()
 
-    _until(advertised)
-    assert "ra" in {route["source"] for route in _links(pair.left)["eth0"]["routes"]}
+    until(advertised)
+    assert "ra" in {route["source"] for route in pair.left.links()["eth0"]["routes"]}
     deaf = LEFT | {"eth0": {"dhcp4": True, "slaac": False, "mtu": 1420}}
     pair.configure(pair.left, deaf, network={"dns": {"servers": ["192.0.2.53"], "search": ["example.org"]}})
-    eth0 = _links(pair.left)["eth0"]
+    eth0 = pair.left.links()["eth0"]
     assert eth0["mtu"] == 1420 and not advertised()
     assert "ra" not in {route["source"] for route in eth0["routes"]}
     resolvers = pair.left.fault(read="/run/etc/resolv.conf")["text"]
     assert resolvers == "nameserver 192.0.2.53\nnameserver 10.0.2.3\nsearch example.org\n"
     pair.configure(pair.left, LEFT)
-    _until(advertised)
+    until(advertised)
 
 
 def test_a_closed_port_is_closed_until_a_rule_opens_it(pair: Pair) -> None:
@@ -333,7 +313,7 @@ def test_the_api_is_open_to_its_sources_alone_and_ping_can_be_silent(pair: Pair)
     assert _calls(pair.right, "10.7.0.1", 50000) == "silence"
     assert not _reaches(pair.right, "10.7.0.1")
     assert _reaches(pair.left, "10.7.0.2")  # answers to what the node asks come in all the same
-    _until(lambda: "basalt dropped: " in pair.left.osctl("dmesg"))
+    until(lambda: "basalt dropped: " in pair.left.osctl("dmesg"))
     pair.configure(pair.left, LEFT)
     assert _calls(pair.right, "10.7.0.1", 50000) == "open"
 
@@ -341,10 +321,10 @@ def test_the_api_is_open_to_its_sources_alone_and_ping_can_be_silent(pair: Pair)
 def test_a_flushed_rule_set_is_loaded_again_and_other_tables_stay(pair: Pair) -> None:
     left = pair.left
     left.fault(run=["/usr/sbin/nft", "flush", "ruleset"])
-    _until(lambda: _calls(pair.right, "10.7.0.1", 8080) == "silence")
+    until(lambda: _calls(pair.right, "10.7.0.1", 8080) == "silence")
     left.fault(run=["/usr/sbin/nft", "add", "table", "inet", "somebody"])
     left.fault(run=["/usr/sbin/nft", "delete", "chain", "inet", "basalt", "input"])
-    _until(lambda: _calls(pair.right, "10.7.0.1", 8080) == "silence")
+    until(lambda: _calls(pair.right, "10.7.0.1", 8080) == "silence")
     tables = left.fault(run=["/usr/sbin/nft", "list", "tables"])["text"].split("\n")
     assert "table inet somebody" in tables and "table inet basalt" in tables
     left.until_converged("firewall")

@@ -22,7 +22,7 @@ from osbuild.store import Store
 from osbuild.vm import machines
 from tests.conftest import command
 from tests.node import iso
-from tests.node.conftest import HERE, Boot, Node
+from tests.node.conftest import HERE, Boot, Node, until
 
 pytestmark = pytest.mark.node
 
@@ -34,11 +34,6 @@ def outcomes(node: Node, of: str = "configuration") -> dict[str, tuple[str, str]
     """Source → what came of it, and why."""
     rows = node.ask("get", "provenance")[of]
     return {row["source"]: (row["outcome"], row.get("detail", "")) for row in rows}
-
-
-def concern(node: Node, name: str) -> dict[str, Any]:
-    """What the node says of one concern."""
-    return next(row for row in node.ask("status")["concerns"] if row["name"] == name)
 
 
 def test_smbios_and_command_line(boot: Boot, tmp_path: Path) -> None:
@@ -128,8 +123,8 @@ def test_invalid_drive_stops_the_search_until_the_api_ends_it(boot: Boot, tmp_pa
     found = outcomes(node)
     assert found["cidata"][0] == "invalid" and "hostnam" in found["cidata"][1]
     assert found["config-2"][0] == "not-asked"
-    said = concern(node, "configuration")
-    assert said["state"] == "failed" and "user-data:3" in said["reason"]
+    said = node.concerns()["configuration"]
+    assert said.state == "failed" and "user-data:3" in said.reason
     assert "hostnam" in node.console()
     node.configure(tmp_path)
     assert outcomes(node)["API"][0] == "used"
@@ -172,8 +167,7 @@ def test_url_is_fetched_once_it_answers_and_not_again_after_state_is_lost(boot: 
     assert node.facts["mode"] == "first-contact"
     assert outcomes(node)["kernel command line"][0] == "unreachable"
     server.answers.set()
-    while node.ask("status")["mode"] != "configured":
-        pass
+    until(lambda: node.ask("status")["mode"] == "configured", node.concerns)
     assert node.ask("status")["hostname"] == "fetched"
     assert outcomes(node)["kernel command line"][0] == "used"
 
@@ -185,11 +179,11 @@ def test_url_is_fetched_once_it_answers_and_not_again_after_state_is_lost(boot: 
     _scribble(node, start, size)
     node.facts = json.loads(command("osbuild", "start", node.name, "-o", "json").stdout)
     assert node.facts["mode"] == "first-contact"
-    state = concern(node, "state")
-    assert state["state"] == "failed" and "not available" in state["reason"]
+    state = node.concerns()["state"]
+    assert state.state == "failed" and "not available" in state.reason
     found = outcomes(node)
     assert found["STATE"][0] == "invalid" and found["kernel command line"][0] == "not-asked"
-    assert concern(node, "configuration")["state"] == "failed"
+    assert node.concerns()["configuration"].state == "failed"
     assert "basalt: configuration: " in node.console()
     read = node.fault(read=device)["text"]
     assert set(read) == {"\x01"}, "a STATE that cannot be read is never made anew"
@@ -230,7 +224,7 @@ def test_clocks_of_2010_and_2040(boot: Boot, old_clock: Path, tmp_path: Path) ->
     assert node.ask("status")["hostname"] == "handed"
     assert outcomes(node)["fw_cfg"][0] == "used"
     assert "clock was before the image's build time" in node.console()
-    assert concern(node, "clock")["state"] == "converged"
+    assert node.concerns()["clock"].state == "converged"
 
     command("osbuild", "stop", node.name, "--keep")
     _set_clock(node, "2040-01-01")
@@ -242,4 +236,4 @@ def test_clocks_of_2010_and_2040(boot: Boot, old_clock: Path, tmp_path: Path) ->
     command("osbuild", "stop", node.name, "--keep")
     _set_clock(node, "")
     node.facts = json.loads(command("osbuild", "start", node.name, "-o", "json").stdout)
-    assert concern(node, "clock")["state"] == "converged", "a doubtful time was not noted as the last one known"
+    assert node.concerns()["clock"].state == "converged", "a doubtful time was not noted as the last one known"

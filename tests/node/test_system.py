@@ -12,8 +12,9 @@ from typing import Any
 
 import pytest
 
+from basalt.errors import BasaltError
 from osbuild.vm import machines, qmp
-from tests.node.conftest import HERE, Boot, Node
+from tests.node.conftest import HERE, Boot, Node, until
 
 pytestmark = pytest.mark.node
 
@@ -32,18 +33,6 @@ class SystemNode(Node):
             "".join(documents) if any("MachineConfig" in text for text in documents) else MACHINE + "".join(documents)
         )
         self.osctl("apply-config", "-f", path)
-
-    def concern(self, name: str) -> dict[str, Any]:
-        """How the node says that a concern stands."""
-        found: dict[str, Any] = {row["name"]: row for row in self.ask("status")["concerns"]}[name]
-        return found
-
-    def until(self, name: str, state: str, words: str = "") -> dict[str, Any]:
-        """Wait until a concern is in *state* and says *words*; the test's own time limit is the only clock."""
-        while True:
-            row = self.concern(name)
-            if row["state"] == state and words in row["reason"]:
-                return row
 
     def read(self, path: str) -> str:
         """A file of the node's."""
@@ -75,11 +64,13 @@ class SystemNode(Node):
         """Pull it out again, and wait until QEMU has let go of the file."""
         control = machines.directory_of(self.name) / "qmp.sock"
         qmp.execute(control, "device_del", {"id": f"disk-{name}"})
-        while any(node["node-name"] == name for node in qmp.execute(control, "query-named-block-nodes")):
-            try:
+
+        def gone() -> bool:
+            with contextlib.suppress(BasaltError):  # the guest has not let go of it yet
                 qmp.execute(control, "blockdev-del", {"node-name": name})
-            except qmp.BasaltError:
-                continue  # the guest has not let go of it yet
+            return all(node["node-name"] != name for node in qmp.execute(control, "query-named-block-nodes"))
+
+        until(gone)
 
 
 class Collector:
@@ -124,8 +115,7 @@ class Collector:
 
     def until(self, condition: Callable[[dict[str, Any]], bool], start: int = 0) -> None:
         """Wait for a line."""
-        while not any(condition(line) for line in self.lines[start:]):
-            threading.Event().wait(0.1)
+        until(lambda: any(condition(line) for line in self.lines[start:]), lambda: self.lines[start:])
 
 
 @pytest.fixture(scope="module")
@@ -155,17 +145,15 @@ def test_sysctl_is_set_healed_and_put_back(node: SystemNode, tmp_path: Path) -> 
     assert node.read(path) == "17" and node.read("/proc/sys/net/ipv4/conf/lo/rp_filter") == "1"
     node.fault(write=path, text="90")
     node.fault(kill="machined")  # the one that comes back heals it, and still knows what it was before
-    while node.read(path) != "17":
-        pass
+    until(lambda: node.read(path) == "17")
     node.apply(tmp_path, MACHINE)
-    while node.read(path) != before:
-        pass
+    until(lambda: node.read(path) == before)
 
 
 def test_what_the_kernel_refuses_is_told_by_name_and_the_rest_is_done(node: SystemNode, tmp_path: Path) -> None:
     settings = "sysctls:\n  kernel.nonsense: '1'\n  kernel.pid_max: never\n  vm.swappiness: '18'\n"
     node.apply(tmp_path, MACHINE + settings + "modules:\n- name: virtio_blk\n- name: zfs\n")
-    reason = node.until("kernel", "failed", "zfs")["reason"]
+    reason = node.until("kernel", "failed", "zfs").reason
     assert "sysctl kernel.nonsense: this kernel has no such setting" in reason
     assert "sysctl kernel.pid_max: the kernel refuses 'never': Invalid argument" in reason
     assert "this image has no module zfs" in reason and "virtio_blk" not in reason
@@ -190,8 +178,7 @@ def test_logs_reach_a_collector_that_goes_and_comes_back(
     assert {line["host"] for line in collector.lines} == {"tested"}
     node.until("logging", "converged")
     collector.stop()
-    row = node.until("logging", "waiting", endpoint)
-    assert "since " in row["reason"]
+    assert "since " in node.until("logging", "waiting", endpoint).reason
     seen = len(collector.lines)
     node.apply(tmp_path, MACHINE + f"labels: {{a: b}}\nlogging:\n  destinations:\n  - endpoint: {endpoint}\n")
     collector.start()
@@ -214,8 +201,7 @@ def test_registries_change_without_a_restart_and_credentials_with_one(node: Syst
     assert 'server = "http://10.0.2.2:1"' in node.read("/run/basalt/registries/docker.io/hosts.toml")
     assert node.pid("containerd") == before
     node.apply(tmp_path, REGISTRIES)
-    while node.pid("containerd") in (0, before):
-        pass
+    until(lambda: node.pid("containerd") not in (0, before))
     node.until("containers", "converged")
     assert node.fault(stat="/run/basalt/containerd.toml")["mode"] & 0o777 == 0o600
     assert "hush-hush" in node.read("/run/basalt/containerd.toml")
@@ -224,8 +210,7 @@ def test_registries_change_without_a_restart_and_credentials_with_one(node: Syst
     said = log.rpartition("Start cri plugin")[2]
     assert "successfully booted" in said and "invalid plugin config" not in log
     node.apply(tmp_path)
-    while node.fault(list="/run/basalt/registries")["names"] != [".authorities"]:
-        pass
+    until(lambda: node.fault(list="/run/basalt/registries")["names"] == [".authorities"])
 
 
 def service(name: str, text: str) -> str:
@@ -237,42 +222,34 @@ def test_service_is_limited_live_given_an_environment_and_switched_off(node: Sys
     before = node.pid("containerd")
     limits = "memoryMax: 600MiB\ncpuWeight: 300\n"
     node.apply(tmp_path, service("containerd", limits))
-    while node.read("/sys/fs/cgroup/system/containerd/memory.max") != str(600 * MIB):
-        pass
+    until(lambda: node.read("/sys/fs/cgroup/system/containerd/memory.max") == str(600 * MIB))
     assert node.read("/sys/fs/cgroup/system/containerd/cpu.weight") == "300"
     assert node.pid("containerd") == before
     node.apply(tmp_path, service("containerd", limits + "environment: {NO_PROXY: secret-host}\n"))
-    while node.pid("containerd") in (0, before):
-        pass
-    while "NO_PROXY=secret-host" not in node.read(f"/proc/{node.pid('containerd')}/environ"):
-        pass  # the launcher becomes containerd only after a moment
+    until(lambda: node.pid("containerd") not in (0, before))
+    # The launcher becomes containerd only after a moment.
+    until(lambda: "NO_PROXY=secret-host" in node.read(f"/proc/{node.pid('containerd')}/environ"))
     assert "secret-host" not in node.osctl("logs", "machined")
     node.apply(tmp_path, service("containerd", "enabled: false\n"))
     node.until("containers", "converged", "switched off")
-    while node.pid("containerd"):
-        pass
+    until(lambda: not node.pid("containerd"))
     node.apply(tmp_path)
-    while not node.pid("containerd"):
-        pass
+    until(lambda: node.pid("containerd"))
     node.until("containers", "converged")
     assert node.read("/sys/fs/cgroup/system/containerd/memory.max") == "max"
 
 
 def test_killed_chronyd_is_back_and_stopped_containerd_too(node: SystemNode, tmp_path: Path) -> None:
     node.apply(tmp_path, HEADER + "kind: TimeConfig\nservers:\n- address: 10.0.2.2\n")
-    while not (before := node.pid("chronyd")):
-        pass
+    before = until(lambda: node.pid("chronyd"))
     node.fault(kill="chronyd")
-    while node.pid("chronyd") in (0, before):
-        pass
+    until(lambda: node.pid("chronyd") not in (0, before))
     node.until("services", "waiting", "chronyd: it ended and was started again")
     running = node.pid("containerd")
     node.fault(stop="containerd")
-    while node.pid("containerd") in (0, running):
-        pass
+    until(lambda: node.pid("containerd") not in (0, running))
     node.apply(tmp_path)
-    while node.pid("chronyd"):
-        pass
+    until(lambda: not node.pid("chronyd"))
 
 
 VOLUME = HEADER + "kind: VolumeConfig\nname: scratch\ndisk: {{serial: {serial}}}\n{more}"
@@ -291,11 +268,9 @@ def test_volume_on_a_blank_disk_that_is_plugged_in_outlives_reboots(node: System
     node.until("volumes", "converged")
     assert node.read("/var/mnt/scratch/kept") == "precious"
     node.apply(tmp_path, VOLUME.format(serial="SCR1", more="readOnly: true\n"))
-    while "ro" not in node.mounts()["/var/mnt/scratch"]:
-        pass
+    until(lambda: "ro" in node.mounts()["/var/mnt/scratch"])
     node.apply(tmp_path)
-    while "/var/mnt/scratch" in node.mounts():
-        pass
+    until(lambda: "/var/mnt/scratch" not in node.mounts())
     node.apply(tmp_path, VOLUME.format(serial="SCR1", more="existingData: wipe\n"))  # ... which wipes no volume
     node.until("volumes", "converged")
     assert node.read("/var/mnt/scratch/kept") == "precious"
@@ -307,8 +282,7 @@ def test_table_that_a_power_cut_left_unfinished_is_finished_and_other_data_is_re
 ) -> None:
     """On a SCSI disk: other sysfs files than those of virtio."""
     node.apply(tmp_path)
-    while "/var/mnt/scratch" in node.mounts():
-        pass
+    until(lambda: "/var/mnt/scratch" not in node.mounts())
     made = machines.directory_of(node.name) / "one.raw"
     torn = machines.directory_of(node.name) / "two.raw"
     # The backup table as the first of sfdisk's writes leaves it; of the rest of the disk, nothing yet.
@@ -322,8 +296,7 @@ def test_table_that_a_power_cut_left_unfinished_is_finished_and_other_data_is_re
     node.apply(tmp_path, VOLUME.format(serial="SCR2", more=""))
     node.until("volumes", "converged")
     node.apply(tmp_path)
-    while "/var/mnt/scratch" in node.mounts():
-        pass
+    until(lambda: "/var/mnt/scratch" not in node.mounts())
     node.unplug("two")
     with torn.open("r+b") as stream:
         for at in (0, -MIB):
@@ -334,8 +307,7 @@ def test_table_that_a_power_cut_left_unfinished_is_finished_and_other_data_is_re
     node.plug("two", "scsi-hd", bus="scsi0.0", serial="SCR2", wwn=0x5000C500A0B0C0D0)
     by_wwn = HEADER + "kind: VolumeConfig\nname: scratch\ndisk: {wwn: 5000c500a0b0c0d0}\n"
     node.apply(tmp_path, by_wwn)
-    row = node.until("volumes", "failed", "is not empty")
-    assert "existingData: wipe" in row["remedy"]
+    assert "existingData: wipe" in node.until("volumes", "failed", "is not empty").remedy
     node.unplug("two")
     assert b"somebody's database" in torn.read_bytes()[:MIB]
     node.plug("two", "scsi-hd", bus="scsi0.0", serial="SCR2", wwn=0x5000C500A0B0C0D0)
