@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from msgspec import Struct
 
 from basalt.config.documents import Configuration, FirewallConfig, Link, NetworkConfig, Route
-from machined import access, paths
+from machined import access
 
 if TYPE_CHECKING:
     from machined.network.model import Address, Network
@@ -41,7 +41,7 @@ def cutoffs(old: Configuration, new: Configuration, caller: Caller) -> Iterator[
         if old.network != new.network:
             yield from _links(old.network, new.network, caller.way)
             yield from _routes(old.network, new.network, caller.way)
-        if old.firewall != new.firewall and not admits(new.firewall, caller.way.peer, caller.way.link.name):
+        if old.firewall != new.firewall and not admits(new.firewall, caller.way.peer):
             yield f"the firewall would no longer let {caller.way.peer} reach the API"
     if old.access != new.access and (
         why := access.admits(new.access, caller.bootstrap_authority, caller.certificate_pem)
@@ -64,7 +64,7 @@ def _links(old: NetworkConfig | None, new: NetworkConfig | None, way: Way) -> It
     if version == 6 and before.dhcp6 and not after.dhcp6:
         yield f"link {name}, through which the caller came, would no longer ask for an address by DHCPv6"
     for address in before.addresses:
-        if address not in after.addresses and ipaddress.ip_interface(address).version == version:
+        if address not in after.addresses and _carries(ipaddress.ip_interface(address), way):
             yield f"link {name}, through which the caller came, would lose the address {address}"
     for link in way.below:
         yield from _layer2(wish_of(old, link), wish_of(new, link), link.name)
@@ -75,6 +75,13 @@ def _links(old: NetworkConfig | None, new: NetworkConfig | None, way: Way) -> It
     for link in (way.link, *way.below):
         for master in sorted(_masters(new, link.name) - _masters(old, link.name)):
             yield f"link {link.name}, through which the caller came, would become part of {master}"
+
+
+def _carries(address: ipaddress.IPv4Interface | ipaddress.IPv6Interface, way: Way) -> bool:
+    """Whether the caller speaks to *address*, or may, or is reached because of it."""
+    if address.version != way.peer.version:
+        return False
+    return way.local in (None, address.ip) or way.peer in address.network
 
 
 def _layer2(before: Link, after: Link, name: str) -> Iterator[str]:
@@ -180,23 +187,10 @@ def _asking(config: NetworkConfig | None, way: Way) -> set[str]:
 # --- firewall and access
 
 
-def admits(firewall: FirewallConfig | None, peer: Address, link: str) -> bool:
-    """Whether *peer*, coming through *link*, can open a connection to the API."""
-    if firewall is None or not firewall.api_sources or _covered(peer, firewall.api_sources):
-        return True
-    return any(
-        rule.protocol == "tcp"
-        and any(_holds(ports, paths.API_PORT) for ports in rule.ports)
-        and (not rule.sources or _covered(peer, rule.sources))
-        and (not rule.links or link in rule.links)
-        for rule in firewall.rules
-    )
+def admits(firewall: FirewallConfig | None, peer: Address) -> bool:
+    """Whether *peer* can open a connection to the API. No rule has a say in that: those with the API's port are refused."""
+    return firewall is None or not firewall.api_sources or _covered(peer, firewall.api_sources)
 
 
 def _covered(peer: Address, networks: tuple[str, ...]) -> bool:
     return any(peer in network for network in map(ipaddress.ip_network, networks) if network.version == peer.version)
-
-
-def _holds(ports: str, port: int) -> bool:
-    first, _, last = str(ports).partition("-")
-    return int(first) <= port <= int(last or first)

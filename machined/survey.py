@@ -17,7 +17,7 @@ async def survey(node: Paths, requester: Requester, bootstrap_authority: bytes) 
     from machined.network import way
 
     try:
-        found, problem = await way.look_up(requester.address), ""
+        found, problem = await way.look_up(requester.address, node.proc), ""
     except OSError as error:
         found, problem = None, str(error)
     return Circumstances(

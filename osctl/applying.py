@@ -34,16 +34,32 @@ MODES = {
 
 @dataclass(frozen=True)
 class Trial:
-    """A configuration on trial, as a new connection found the node."""
+    """A configuration on trial, as a new connection found the node.
+
+    *back_at*: the generation that stands again, where the trial is over already: the node's answer may need as long as the trial
+    to get through, when that is what cut it off.
+    """
 
     answers: bool
     why: str = ""  # when it does not
     left_s: float = 0.0
     confirmed: bool = False
+    back_at: int | None = None
+
+    @property
+    def works(self) -> bool:
+        """Whether the node answers with what is on trial."""
+        return self.answers and self.back_at is None
 
     def as_dict(self) -> dict[str, Any]:
         """For a program."""
-        return {"answers": self.answers, "why": self.why, "left_s": self.left_s, "confirmed": self.confirmed}
+        return {
+            "answers": self.answers,
+            "why": self.why,
+            "left_s": self.left_s,
+            "confirmed": self.confirmed,
+            "taken_back_to": self.back_at,
+        }
 
 
 @dataclass(frozen=True)
@@ -133,9 +149,9 @@ def carry_out(
 
 def watch_trial(target: Target, generation: int, trial_s: float, following: Following, *, timeout_s: float) -> Trial:
     """Look at a node whose configuration is on trial over a new connection, and confirm it where that is wanted."""
-    trial = _look(target, min(LOOK_S, trial_s * 2 / 3), timeout_s)
+    trial = _look(target, generation, min(LOOK_S, trial_s * 2 / 3), timeout_s)
     wanted = following.confirm or (following.ask is not None and following.ask(target, trial))
-    if not (trial.answers and wanted):
+    if not (trial.works and wanted):
         return trial
     # Not over the connection that was there before: it may outlive the way by which it came.
     with connect(target, timeout_s=timeout_s) as client:
@@ -143,13 +159,16 @@ def watch_trial(target: Target, generation: int, trial_s: float, following: Foll
     return Trial(answers=True, confirmed=True)
 
 
-def _look(target: Target, within_s: float, timeout_s: float) -> Trial:
+def _look(target: Target, generation: int, within_s: float, timeout_s: float) -> Trial:
     end = time.monotonic() + within_s
     while True:
         left_s = end - time.monotonic()
         try:
             with connect(target, timeout_s=max(min(timeout_s, left_s), LOOK_INTERVAL_S)) as client:
-                return Trial(answers=True, left_s=client.status().trial_left_s)
+                status = client.status()
+            if status.generation != generation:
+                return Trial(answers=True, back_at=status.generation)
+            return Trial(answers=True, left_s=status.trial_left_s)
         except BasaltError as error:
             if left_s <= 0:
                 return Trial(answers=False, why=str(error))
@@ -214,6 +233,8 @@ def _standing(applied: Applied) -> list[str]:
     if answer.rebooting and applied.back is None:
         return [f"generation {answer.generation} is in force after the reboot that has begun{later}"]
     back = "; the node is back from its reboot" if applied.back is not None else ""
+    if applied.trial is not None and applied.trial.back_at is not None:
+        return [f"generation {answer.generation} was in force on trial, and is not any more{back}"]
     if applied.trial is not None and not applied.trial.confirmed:
         return [f"generation {answer.generation} is in force on trial{back}"]
     return [f"generation {answer.generation} stands{back}"]
@@ -222,6 +243,11 @@ def _standing(applied: Applied) -> list[str]:
 def _trial(trial: Trial, answer: api.ApplyConfigResponse) -> list[str]:
     if trial.confirmed:
         return ["confirmed: a new connection to the node works"]
+    if trial.back_at is not None:
+        stands = f"generation {trial.back_at} stands" if trial.back_at else "it has no configuration"
+        return [
+            f"the trial of {answer.trial_timeout_s} s was over before the node could be seen working with it: {stands} again"
+        ]
     if not trial.answers:
         return [
             f"the node does NOT answer a new connection: {trial.why}",

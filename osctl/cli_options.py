@@ -110,8 +110,8 @@ EXPECTED_GENERATION = option(
 )
 EXIT_CODES = (
     "It ends with 0 when the node has taken the configuration, whether it stands, is staged or is on trial; with 2 when the "
-    "documents are wrong; with 3 when it is on trial and the node does not answer a new connection; with 4 when the node "
-    "refused (another generation stands, a trial is running, a reboot would be needed)."
+    "documents are wrong; with 3 when it is on trial and the node does not answer a new connection before that is over; with 4 "
+    "when the node refused (another generation stands, a trial is running, a reboot would be needed)."
 )
 
 # SUPPRESS: a --context before the command must not be overwritten by a default after it.

@@ -15,7 +15,6 @@ import grpc
 import grpc.aio
 import msgspec
 
-from basalt.roles import Role
 from machined.api.callers import ApiCaller, caller_of
 from machined.audit import AuditLog, Record
 from machined.gateway.authorise import contract
@@ -27,8 +26,6 @@ if TYPE_CHECKING:  # generic in their stubs only
 else:
     _Interceptor = grpc.aio.ServerInterceptor
     _Handler = grpc.GenericRpcHandler
-
-LOOKING_ONLY = (Role.READER, Role.METRICS)
 
 _NOTES: ContextVar[list[str]] = ContextVar("notes")
 
@@ -45,7 +42,7 @@ class AuditInterceptor(_Interceptor):
 
     def __init__(self, log: AuditLog) -> None:
         self._log = log
-        self.audited = {method for method, rule in contract().items() if rule.role not in LOOKING_ONLY}
+        self.audited = {method for method, rule in contract().items() if rule.changes}
 
     async def intercept_service(
         self,

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from google.protobuf.descriptor import FileDescriptor
 
 
+LOOKING_ONLY = (Role.READER, Role.METRICS)
+
+
 @dataclass(frozen=True)
 class Rule:
     """What the contract says about one method."""
@@ -28,6 +31,11 @@ class Rule:
     first_contact: bool
     client_streaming: bool
     server_streaming: bool
+
+    @property
+    def changes(self) -> bool:
+        """Whether the method may change something: its role is not one for looking only."""
+        return self.role not in LOOKING_ONLY
 
 
 class Verdict(enum.Enum):

@@ -22,7 +22,7 @@ import grpc.aio
 from machined.audit import Record
 from machined.gateway.admission import Admission
 from machined.gateway.authorise import Rule, Verdict, decide, explain
-from machined.gateway.calls import OpenCall, OpenCalls
+from machined.gateway.calls import ANSWER_S, OpenCall, OpenCalls
 from machined.gateway.identity import Caller, UnknownCallerError
 from machined.gateway.refusals import Refusals
 
@@ -94,10 +94,12 @@ class Relay(_Handler):
     def _one(self, rule: Rule, call: Any) -> Any:
         """The handler of a method with one response; its request is a message or, where it streams, an iterator."""
 
+        grace_s = ANSWER_S if rule.changes else 0.0
+
         async def relay(request: Any, context: _Context) -> bytes:
             admitted = await self._admit(rule, context)
             inner = call(request, timeout=context.time_remaining(), metadata=admitted.metadata)
-            with self._calls.open(admitted.certificate_pem, inner) as opened:
+            with self._calls.open(admitted.certificate_pem, inner, grace_s=grace_s) as opened:
                 try:
                     response: bytes = await inner
                 except grpc.aio.AioRpcError as error:

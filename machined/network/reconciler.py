@@ -11,6 +11,7 @@ from collections.abc import Callable
 from basalt.config.documents import NetworkConfig
 from machined import paths
 from machined.network import advertised
+from machined.network.carrier import no_carrier
 from machined.network.desired import Selection, desired, select
 from machined.network.dhcp.client import boottime
 from machined.network.dhcp.lease import Lease
@@ -157,7 +158,7 @@ class NetworkReconciler:
             if not entry.wish.up or entry.link.loopback:
                 continue
             if not entry.link.carrier:
-                missing.append(f"{entry.link.name} has no carrier")
+                missing.append(no_carrier(entry.link, observed, self._node.sys))
             else:
                 missing += self._clients.missing(entry)
         if not any(not entry.link.loopback for entry in selection.managed) and not missing:

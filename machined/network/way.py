@@ -6,6 +6,8 @@ import ipaddress
 import os
 import socket
 import struct
+import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from msgspec import Struct
@@ -40,14 +42,15 @@ class WayLink(Struct, frozen=True):
 class Way(Struct, frozen=True):
     """How the node reaches *peer*.
 
-    *link* has the addresses that are spoken to; *below* are the links that it lies on (a bond's members, a VLAN's parent), at any
-    depth. *prefix_length* is that of the route in use, 0 for a default route; *others* are the node's further network cards.
+    *link* carries the answers; *below* are the links that it lies on (a bond's members, a VLAN's parent), at any depth. *local* is
+    the node's address that the caller speaks to, None where that is not known. *prefix_length* is that of the route in use, 0 for a
+    default route; *others* are the node's further network cards.
     """
 
     peer: Address
     link: WayLink
     below: tuple[WayLink, ...] = ()
-    source: Address | None = None
+    local: Address | None = None
     prefix_length: int = 0
     loopback: bool = False
     others: tuple[WayLink, ...] = ()
@@ -64,8 +67,37 @@ def address_of(peer: str) -> Address | None:
     return (found.ipv4_mapped or found) if isinstance(found, ipaddress.IPv6Address) else found
 
 
-async def look_up(peer: str) -> Way | None:
+def local_address(peer: str, proc: Path) -> Address | None:
+    """The node's address that the caller at *peer* speaks to, by the kernel's table of TCP connections (proc_pid_net(5)).
+
+    :param proc: where procfs is mounted.
+    """
+    remote, port = address_of(peer), peer.rpartition(":")[2]
+    for table in ("tcp", "tcp6"):
+        try:
+            lines = (proc / "net" / table).read_text(encoding="ascii").splitlines()[1:]
+        except OSError:
+            continue
+        for line in lines:
+            _, local, other, *_ = line.split()
+            address, _, number = other.rpartition(":")
+            if int(number, 16) == int(port) and _in_table(address) == remote:
+                return _in_table(local.rpartition(":")[0])
+    return None
+
+
+def _in_table(text: str) -> Address:
+    """An address of /proc/net/tcp or tcp6: words of 32 bits in the machine's own order."""
+    words = [bytes.fromhex(text[at : at + 8]) for at in range(0, len(text), 8)]
+    packed = b"".join(word[::-1] if sys.byteorder == "little" else word for word in words)
+    found = ipaddress.ip_address(packed)
+    return (found.ipv4_mapped or found) if isinstance(found, ipaddress.IPv6Address) else found
+
+
+async def look_up(peer: str, proc: Path) -> Way | None:
     """The way to the caller at *peer*; None when it has no network address.
+
+    :param proc: where procfs is mounted.
 
     :raises OSError: the kernel knows no route to it, or did not answer.
     """
@@ -86,13 +118,12 @@ async def look_up(peer: str) -> Way | None:
     index = route.get_attr("RTA_OIF")
     if index not in links:
         raise OSError(f"the route to {address} leads through no link")
-    source = route.get_attr("RTA_PREFSRC")
     beneath = _below(index, links)
     return Way(
         address,
         _link(links[index]),
         tuple(_link(links[at]) for at in sorted(beneath)),
-        ipaddress.ip_address(source) if source else None,
+        local_address(peer, proc),
         prefix_length,
         loopback=bool(links[index]["flags"] & 0x8),
         others=tuple(

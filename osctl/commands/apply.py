@@ -92,13 +92,13 @@ def put(arguments: Arguments, targets: list[Target], call: Callable[[Client], ap
 
     outcomes = on_all(targets, act)
     code = answers.show(outcomes, arguments.form, Applied.as_dict, str)
-    cut_off = any(one.answer.trial is not None and not one.answer.trial.answers for one in outcomes if one.answer)
+    cut_off = any(one.answer.trial is not None and not one.answer.trial.works for one in outcomes if one.answer)
     return ExitCode.UNREACHABLE if code == ExitCode.OK and cut_off else code
 
 
 def _ask(target: Target, trial: Trial) -> bool:
     """Whether the person at the terminal wants to keep what is on trial."""
-    if not trial.answers:
+    if not trial.works:
         return False
     question = (
         f"{target} has its new configuration on trial and answers a new connection. "

@@ -27,6 +27,7 @@ from osctl.messages import plain
 from tests.conftest import answer, command
 
 ANSWER_S = 180.0  # for one call: several emulated nodes share the host's cores with the tests
+SOON_S = 10.0  # for a call to a node that may not be there: what was sent to it is lost, and it is asked again
 PATIENCE_S = 240.0  # for one event: what an emulated node has not done by then on a loaded host, it does not do
 LOOK_EVERY_S = 0.2  # a look costs the host time that the node then lacks
 CONSOLE_LINES = 30
@@ -120,9 +121,9 @@ class Node:
         return {row["name"]: Concern(row["state"], row["reason"], row["remedy"]) for row in rows}
 
     def answers(self) -> bool:
-        """Whether its API does."""
+        """Whether its API does, soon."""
         try:
-            self.concerns()
+            self.concerns(SOON_S)
         except BasaltError:
             return False
         return True
@@ -174,7 +175,7 @@ def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.Tes
 
 def _story(node: Node) -> str:
     try:
-        said = [f"{name}: {concern.state} {concern.reason}" for name, concern in node.concerns(timeout_s=10).items()]
+        said = [f"{name}: {concern.state} {concern.reason}" for name, concern in node.concerns(SOON_S).items()]
     except BasaltError as error:
         said = [f"it does not answer: {error}"]
     return "\n".join([*said, "console:", *node.console().splitlines()[-CONSOLE_LINES:]])

@@ -20,6 +20,7 @@ from tests.node.conftest import HERE, Boot, Node, until
 pytestmark = pytest.mark.node
 
 CABLES = 2
+SPEED = "speed=1000,duplex=full"  # without it several modes of a bond use no member
 PRESHARED = "xTIBA5rboUvnH4htodjb6e697QjLERt1NAB4mZqp8Dg="
 
 Links = dict[str, dict[str, Any]]
@@ -66,7 +67,7 @@ def _machine(directory: Path, name: str, number: int, ends: list[tuple[int, int]
         words += ["-netdev", f"dgram,id=cable{cable},{local},{remote}"]
         words += [
             "-device",
-            f"virtio-net-pci,netdev=cable{cable},id=card{cable},mac=52:54:00:00:{number:02x}:{cable:02x}",
+            f"virtio-net-pci,netdev=cable{cable},id=card{cable},mac=52:54:00:00:{number:02x}:{cable:02x},{SPEED}",
         ]
     text = (HERE / "faulty-machine.toml").read_text()
     path = directory / f"{name}.toml"

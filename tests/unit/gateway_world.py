@@ -29,6 +29,7 @@ from machined.gateway.trust import CONFIGURED, ServerIdentity, Trust, TrustFile,
 DAY = datetime.timedelta(days=1)
 NOW = datetime.datetime.now(datetime.UTC)
 LOGS = "/basalt.machine.v1.LogService/Logs"
+APPLY = "/basalt.machine.v1.ConfigService/ApplyConfig"
 VERSION = "/basalt.machine.v1.SystemService/Version"
 
 
@@ -72,6 +73,7 @@ class StandIn(grpc.GenericRpcHandler):
 
     def __init__(self) -> None:
         self.cancelled = asyncio.Event()
+        self.go = asyncio.Event()
         self.calls = 0
         self.sent = 0
         self.refusals: list[Record] = []
@@ -96,6 +98,8 @@ class StandIn(grpc.GenericRpcHandler):
                 await asyncio.sleep(3600)
             finally:
                 self.cancelled.set()
+        if request == b"wait":
+            await self.go.wait()
         told = {
             key: value.decode() if isinstance(value, bytes) else value for key, value in context.invocation_metadata()
         }

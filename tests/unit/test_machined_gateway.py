@@ -17,11 +17,24 @@ import pytest
 
 from basalt import pki, pki_node
 from basalt.roles import Role
+from machined.gateway import relay
 from machined.gateway.authorise import Rule, Verdict, contract, decide, rules_of
 from machined.gateway.relay import RESTARTING, address_of
 from machined.gateway.trust import CONFIGURED, FIRST_CONTACT, LOCKED, ServerIdentity, Trust, TrustFile, write_trust
 from tests.unit import gateway_world
-from tests.unit.gateway_world import DAY, LOGS, NOW, VERSION, Play, Scenario, World, serial_of, shown, start_inner
+from tests.unit.gateway_world import (
+    APPLY,
+    DAY,
+    LOGS,
+    NOW,
+    VERSION,
+    Play,
+    Scenario,
+    World,
+    serial_of,
+    shown,
+    start_inner,
+)
 
 
 @pytest.fixture(scope="module")
@@ -203,6 +216,34 @@ def test_revocation_ends_what_is_open_and_nothing_of_others(play: Play, authorit
                 await asyncio.sleep(0.01)
             assert {(each.identity, each.rpc) for each in world.stand_in.refusals} == {("ada", LOGS), ("ada", VERSION)}
             going_on.cancel()
+
+    play(scenario)
+
+
+@pytest.mark.parametrize("answers", [True, False])
+def test_change_by_which_its_caller_loses_access_may_be_answered_for_a_while(
+    play: Play, authority: pki.Identity, monkeypatch: pytest.MonkeyPatch, answers: bool
+) -> None:
+    """It is under way, and ending it would undo nothing; but it does not get for ever, and no new call is let in."""
+    monkeypatch.setattr(relay, "ANSWER_S", 60.0 if answers else 0.05)
+    ada = pki.issue_client(authority, "ada", [Role.ADMIN], DAY)
+
+    async def scenario(world: World) -> None:
+        async with world.channel(ada) as hers:
+            applying = asyncio.ensure_future(hers.unary_unary(APPLY)(b"wait"))
+            while not world.stand_in.calls:
+                await asyncio.sleep(0.01)
+            world.tell(revoked=(serial_of(ada),))
+            with pytest.raises(grpc.aio.AioRpcError) as raised:
+                await hers.unary_unary(VERSION)(b"new")
+            assert raised.value.code() is grpc.StatusCode.UNAUTHENTICATED
+            if answers:
+                world.stand_in.go.set()
+                assert await applying
+            else:
+                with pytest.raises(grpc.aio.AioRpcError) as raised:
+                    await applying
+                assert raised.value.code() is grpc.StatusCode.UNAUTHENTICATED
 
     play(scenario)
 

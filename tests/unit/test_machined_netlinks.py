@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import pytest
 from msgspec import structs
 
 from basalt.config.documents import Bond, Bridge, Link, LinkMatch, NetworkConfig, Vlan, Wireguard
+from machined.network.carrier import no_carrier
 from machined.network.desired import desired, select
 from machined.network.model import (
     BondTraits,
@@ -272,3 +276,27 @@ def test_a_link_that_must_not_follow_routers_loses_what_they_gave_it() -> None:
         config = NetworkConfig(links=(Link(name="eth0", slaac=slaac),))
         want = desired(select(config, (ETH0,)), {})
         assert plan(Observed((ETH0,), (address,), (route, other)), want) == expected
+
+
+@pytest.mark.parametrize(
+    ("mode", "speeds", "said"),
+    [
+        (
+            "802.3ad",
+            ("-1", None),
+            "bond0 has no carrier: eth0, eth1 tell no speed, and without it 802.3ad uses no member",
+        ),
+        ("802.3ad", ("-1", "1000"), "bond0 has no carrier"),
+        ("active-backup", ("-1", "-1"), "bond0 has no carrier"),
+    ],
+)
+def test_bond_without_carrier_for_want_of_a_speed_says_so(
+    tmp_path: Path, mode: str, speeds: tuple[str | None, ...], said: str
+) -> None:
+    bond = made(5, "bond0", structs.replace(BOND, mode=mode), carrier=False)
+    members = [card(2 + at, f"eth{at}", master=5) for at in range(2)]
+    for member, speed in zip(members, speeds, strict=True):
+        if speed is not None:
+            (tmp_path / "class/net" / member.name).mkdir(parents=True)
+            (tmp_path / "class/net" / member.name / "speed").write_text(f"{speed}\n")
+    assert no_carrier(bond, Observed((*members, bond)), tmp_path) == said

@@ -60,7 +60,7 @@ def test_trial_is_looked_at_over_a_new_connection_against_fake_node(configured: 
 
 def test_trial_is_confirmed_at_once_where_that_is_wanted_against_fake_node(configured: FakeNode, osctl: Osctl) -> None:
     answer = osctl.json("apply-config -f b.yaml --mode try --confirm")
-    assert answer["trial"] == {"answers": True, "why": "", "left_s": 0.0, "confirmed": True}
+    assert answer["trial"] == {"answers": True, "why": "", "left_s": 0.0, "confirmed": True, "taken_back_to": None}
     assert (configured.trial, configured.generation) == (0, 2)
 
 
@@ -81,6 +81,25 @@ def test_trial_that_cuts_the_node_off_is_told_and_not_confirmed_against_fake_nod
     assert "the node does NOT answer a new connection: cannot reach a node: nothing listens there" in said
     assert len(opened) > 2, "it was tried more than once, as long as the trial leaves time"
     assert configured.trial == 2, "nothing confirmed it"
+
+
+def test_trial_that_ends_before_its_answer_comes_is_not_taken_for_one_that_works_against_fake_node(
+    configured: FakeNode, osctl: Osctl
+) -> None:
+    """The change cut the connection, and the answer got through when the node had taken it back."""
+    first, opened = connect, list[int]()
+    with pytest.MonkeyPatch.context() as patch:
+
+        def late(*words: Any, **options: Any) -> Any:
+            opened.append(1)
+            if len(opened) > 1:
+                configured.generation, configured.trial = 1, 0
+            return first(*words, **options)
+
+        patch.setattr(applying, "connect", late)
+        said = osctl("apply-config -f b.yaml --mode try --try-timeout 20 --confirm", code=ExitCode.UNREACHABLE)
+    assert "the trial of 20 s was over before the node could be seen working with it: generation 1 stands again" in said
+    assert "keeps it" not in said
 
 
 def test_person_at_the_terminal_is_asked_against_fake_node(
