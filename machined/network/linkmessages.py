@@ -26,7 +26,6 @@ _IFF_LOWER_UP = 0x10000
 # Numbers of include/uapi/linux/if_bonding.h and if_ether.h; the names are the kernel's own (/sys/class/net/*/bonding).
 _BOND_MODES = ("balance-rr", "active-backup", "balance-xor", "broadcast", "802.3ad", "balance-tlb", "balance-alb")
 _HASHES = ("layer2", "layer3+4", "layer2+3", "encap2+3", "encap3+4", "vlan+srcmac")
-_BR_USER_STP = 2  # net/bridge/br_private.h: the kernel asked for /sbin/bridge-stp, and took it to be there
 _LACP_RATES = ("slow", "fast")
 _VLAN_PROTOCOLS = {"802.1q": 0x8100, "802.1ad": 0x88A8}
 
@@ -135,7 +134,6 @@ def observed_link(message: Any) -> ObservedLink:
         master=message.get_attr("IFLA_MASTER") or 0,
         parent=parent,
         traits=_traits(kind, parent, data),
-        unserved_stp=kind == "bridge" and data is not None and data.get_attr("IFLA_BR_STP_STATE") == _BR_USER_STP,
         active_member=(data.get_attr("IFLA_BOND_ACTIVE_SLAVE") or 0) if kind == "bond" and data else 0,
     )
 

@@ -73,9 +73,6 @@ class ObservedLink(Struct, frozen=True):
     master: int = 0  # index of the bond or bridge that it belongs to
     parent: int = 0  # index of the link that it lies on
     traits: Traits | None = None  # of the kinds that the node makes
-    unserved_stp: bool = (
-        False  # of a bridge: it waits for a program to speak the spanning tree protocol, and the node has none
-    )
     active_member: int = 0  # of a bond with one: the index of the member that carries the traffic
 
 

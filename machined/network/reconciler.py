@@ -101,11 +101,6 @@ class NetworkReconciler:
                 break
         else:
             problems.append("the links do not come to rest: something else changes them")
-        problems += [
-            f"{link.name} blocks its ports: this kernel leaves the spanning tree to a program, which the node does not have"
-            for link in observed.links
-            if link.ours and link.unserved_stp
-        ]
         problems += await self._tunnels.keep(selection.managed)
         self._write_resolvers(config, selection)
         self._tell(observed)

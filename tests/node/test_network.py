@@ -250,7 +250,7 @@ def test_every_kind_of_option_comes_to_rest(pair: Pair) -> None:
             "outer": {"vlan": {"link": "bond0", "id": 7, "protocol": "802.1ad" if number % 2 else "802.1q"}},
             "inner": {"vlan": {"link": "outer", "id": 8}},
             "br1": {
-                "bridge": {"links": ["inner"], "vlanFiltering": bool(number % 3)},
+                "bridge": {"links": ["inner"], "vlanFiltering": bool(number % 3), "stp": number == len(bonds) - 1},
                 "addresses": ["10.8.0.1/24"],
             },
         }
@@ -258,6 +258,8 @@ def test_every_kind_of_option_comes_to_rest(pair: Pair) -> None:
         shown = pair.left.links()
         assert (shown["bond0"]["bond_mode"], shown["bond0"]["mtu"]) == (bond["mode"], 1600 + number)
         assert shown["inner"]["master"] == "br1" and "10.8.0.1/24" in _addresses(shown["br1"])
+    state = pair.left.fault(read="/sys/class/net/br1/bridge/stp_state")["text"].strip()
+    assert state == "1", "the kernel speaks the spanning tree itself: it has no program that would (2)"
     pair.configure(pair.left, LEFT)
 
 

@@ -264,6 +264,7 @@ BOTH = NetworkConfig(
             mtu=1400,
             addresses=("192.0.2.5/24", "2001:db8::5/64"),
             routes=(Route(to="198.51.100.0/24", via="192.0.2.1"),),
+            slaac=False,  # there is a router, which may answer at any time
         ),
     ),
     dns=Dns(servers=("192.0.2.53",)),
