@@ -14,7 +14,7 @@ help: ## this list
 
 setup: $(VENV)/.done ## install what is missing: bubblewrap by apt, Python packages into .venv
 
-$(VENV)/.done: pyproject.toml locks/constraints.txt
+$(VENV)/.done: pyproject.toml locks/constraints.txt setup-host
 	@./setup-host $(PYTHON)
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint locks/constraints.txt --editable '.[dev]'
@@ -31,7 +31,7 @@ lint: setup ## ruff and mypy
 	$(BIN)/mypy
 
 unit: setup ## tests that need no image
-	@$(BIN)/pytest tests/unit
+	@$(BIN)/pytest tests/unit --timeout 300
 
 image-test: setup ## read the built image without booting it
 	@$(BIN)/pytest tests/image
