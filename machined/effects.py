@@ -9,7 +9,15 @@ from collections.abc import Iterator
 
 from msgspec import Struct
 
-from basalt.config.documents import Configuration, LogDestination, MachineConfig, NetworkConfig, ServiceConfig
+from basalt.config.documents import (
+    AccessConfig,
+    Configuration,
+    FirewallConfig,
+    LogDestination,
+    MachineConfig,
+    NetworkConfig,
+    ServiceConfig,
+)
 from machined.cutoff import Caller, cutoffs
 from machined.modes import RebootReason
 
@@ -104,7 +112,7 @@ def describe(old: Configuration, new: Configuration) -> tuple[str, ...]:
     if old.registry != new.registry:
         actions.append("change how container images are fetched")
     actions += _describe_volumes(old, new)
-    if old.firewall != new.firewall:
+    if (old.firewall or FirewallConfig()) != (new.firewall or FirewallConfig()):
         rules = ", ".join(rule.name for rule in new.firewall.rules) if new.firewall else ""
         actions.append(f"let in: the API, {rules}" if rules else "let in nothing but the API")
     actions += _describe_services(old, new)
@@ -177,7 +185,7 @@ def _describe_access(old: Configuration, new: Configuration) -> Iterator[str]:
         yield f"refuse the client certificate with serial {serial}"
     for serial in sorted(before - after):
         yield f"no longer refuse the client certificate with serial {serial}"
-    if old.access is None or old.access.server_lifetime_h != new.access.server_lifetime_h:
+    if (old.access or AccessConfig(client_authorities=())).server_lifetime_h != new.access.server_lifetime_h:
         yield f"issue server certificates for {new.access.server_lifetime_h} h"
 
 

@@ -109,8 +109,9 @@ class Walker:
     ) -> None:
         allowed = ", ".join(fields)
         nearest = nearest_name(name, [known for known in fields if known not in node.entries])
-        # Beside secrets, "password=..." or a lost colon may make one part of a name.
-        if any(may_be_secret(field.shape) for field in fields.values()) and not re.fullmatch("[A-Za-z_-]{1,32}", name):
+        # Beside secrets, "password=..." or a lost colon may make one part of a name. What is hardly more than a name misspelt is none.
+        harmless = re.fullmatch("[A-Za-z_-]{1,32}", name) or (nearest and re.fullmatch("[A-Za-z0-9_-]{1,10}", name))
+        if any(may_be_secret(field.shape) for field in fields.values()) and not harmless:
             self.problem(position, path, "an unknown field", allowed, nearest)
         else:
             self.problem(position, (*path, name), f"unknown field {_cut(name)!r}", allowed, nearest)

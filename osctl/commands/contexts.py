@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 from basalt import context_admin, contexts, output, pki
 from basalt.commandline import Arguments
@@ -41,12 +42,13 @@ def list_contexts(arguments: Arguments) -> int:
 
 def show_context(arguments: Arguments) -> int:
     everything = contexts.load()
-    name = arguments.name or everything.current
+    name = _named(arguments) or everything.current
     context = everything.get(name)
+    client = contexts.client_of(context)
     shown = {
         "name": name,
         "file": str(contexts.config_path()),
-        "identity": describe(contexts.client_of(context)),
+        "identity": _identity(client) if arguments.form != "table" else describe(client),
         "can_sign": context.ca_key is not None,
         "default_node": context.node,
         "can_enrol": context.node_ca_key is not None,
@@ -66,6 +68,33 @@ def show_context(arguments: Arguments) -> int:
     if rows:
         print(f"\n{output.table(('node', 'endpoint', 'recognised by'), rows)}")
     return 0
+
+
+def _named(arguments: Arguments) -> str | None:
+    """The context that a command is about, by its own argument or by ``--context``; None is the current one.
+
+    :raises UsageError: when the two differ.
+    """
+    if arguments.name and arguments.context not in (None, arguments.name):
+        raise UsageError(
+            f"two contexts are named: {arguments.name!r}, and --context {arguments.context!r}", remedy="name one"
+        )
+    name: str | None = arguments.name or arguments.context
+    return name
+
+
+def _identity(client: pki.Identity) -> dict[str, Any]:
+    """A client certificate as values; times in seconds since the epoch."""
+    from cryptography import x509
+
+    certificate = x509.load_pem_x509_certificate(client.certificate_pem)
+    return {
+        "name": pki.common_name(certificate),
+        "roles": sorted(role.short for role in pki.roles_of(certificate)),
+        "serial": f"{certificate.serial_number:x}",
+        "not_before_unix": int(certificate.not_valid_before_utc.timestamp()),
+        "not_after_unix": int(certificate.not_valid_after_utc.timestamp()),
+    }
 
 
 def use_context(arguments: Arguments) -> int:
@@ -133,7 +162,8 @@ def delete_context(arguments: Arguments) -> int:
 
 
 def print_ca(arguments: Arguments) -> int:
-    context = contexts.load().get(arguments.name) if arguments.name else contexts.ensure_context()
+    name = _named(arguments)
+    context = contexts.load().get(name) if name else contexts.ensure_context()
     if arguments.authority == "client":
         sys.stdout.write(contexts.client_ca_pem(context).decode("ascii"))
         return 0
@@ -149,12 +179,12 @@ def trust_nodes(arguments: Arguments) -> int:
 
     pem = read_file(arguments.node_ca)
     load_node_authorities(pem, arguments.node_ca, at=pki.utc_now())
-    context_admin.trust_nodes_of(pem, arguments.name)
+    context_admin.trust_nodes_of(pem, _named(arguments))
     return 0
 
 
 def renew(arguments: Arguments) -> int:
-    print(f"you are now {describe(contexts.renew_client(arguments.name))}")
+    print(f"you are now {describe(contexts.renew_client(_named(arguments)))}")
     return 0
 
 

@@ -104,7 +104,7 @@ def test_documents_may_come_in_any_order_with_empty_ones_between() -> None:
 def test_every_problem_of_every_document_is_told_at_once() -> None:
     text = (
         f"{HEAD}kind: MachineConfg\nhostname: a\n---\n{HEAD}kind: MachineConfig\nhost_name: a.b\nlabels: [1]\n---\n"
-        f"{HEAD}kind: NetworkConfig\nlinks:\n- dhcp4: yes\n  mtuu: 1500\n- name: eth1\n  addresses: [10.0.0.1]\n"
+        f"{HEAD}kind: NetworkConfig\nlinks:\n- dhcp4: yes\n  mtuu: 1500\n  dhpc6: true\n- name: eth1\n  addresses: [10.0.0.1]\n"
     )
     assert problems(text) == [
         f"2:7: $.kind: found MachineConfg; did you mean 'MachineConfig'?; allowed: {' or '.join(KINDS)}",
@@ -117,7 +117,9 @@ def test_every_problem_of_every_document_is_told_at_once() -> None:
         "13:10: NetworkConfig: $.links[0].dhcp4: found yes; allowed: true or false",
         "14:3: NetworkConfig: $.links[0].mtuu: unknown field 'mtuu'; did you mean 'mtu'?; "
         "allowed: name, match, vlan, bond, bridge, wireguard, up, mtu, dhcp4, dhcp6, slaac, addresses, routes",
-        "16:15: NetworkConfig: $.links[1].addresses[0]: found 10.0.0.1: its prefix length is missing (for example 10.0.0.1/24); "
+        "15:3: NetworkConfig: $.links[0].dhpc6: unknown field 'dhpc6'; did you mean 'dhcp6'?; "
+        "allowed: name, match, vlan, bond, bridge, wireguard, up, mtu, dhcp4, dhcp6, slaac, addresses, routes",
+        "17:15: NetworkConfig: $.links[1].addresses[0]: found 10.0.0.1: its prefix length is missing (for example 10.0.0.1/24); "
         "allowed: an IPv4 or IPv6 address with its prefix length",
     ]
 

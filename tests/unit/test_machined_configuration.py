@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import datetime
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from basalt import pki
 from basalt.config import ConfigError, Configuration, parse
 from basalt.errors import BasaltError
 from machined.configuration import Applied, ConfigurationOwner, ConflictError, Requester, Wish
@@ -192,3 +194,13 @@ def test_changes_in_words() -> None:
     )
     assert describe(new, old)[-1] == "stop taking the time from servers"
     assert describe(new, parse(document("a"), ""))[1].startswith("ask for addresses by DHCP")
+
+
+def test_documents_that_say_what_holds_without_them_change_nothing() -> None:
+    certificate = pki.make_ca("operators", datetime.timedelta(days=1)).certificate_pem.decode().replace("\n", "\n  ")
+    defaults = (
+        "---\napiVersion: basalt.dev/v1alpha1\nkind: FirewallConfig\n"
+        f"---\napiVersion: basalt.dev/v1alpha1\nkind: AccessConfig\nclientAuthorities:\n- |\n  {certificate}\n"
+    )
+    old, new = parse(document("a"), ""), parse(document("a") + defaults.encode(), "")
+    assert describe(old, new) == ("accept client certificates of 1 configured authority",)

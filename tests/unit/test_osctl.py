@@ -352,6 +352,12 @@ def test_contexts_from_the_command_line(osctl: Osctl) -> None:
     osctl("context create other")
     osctl("context use other")
     assert contexts.load().current == "other"
+    assert osctl.json("--context lab context show") == osctl.json("context show lab")
+    assert osctl("--context lab context ca") == osctl("context ca lab") != osctl("context ca")
+    osctl("--context lab context show other", code=ExitCode.USAGE)
+    identity = osctl.json("context show lab")["identity"]
+    assert (identity["roles"], set(identity["serial"]) <= set("0123456789abcdef")) == (["admin"], True)
+    assert identity["not_before_unix"] < identity["not_after_unix"]
     osctl("--context lab gen client --name al --role reader")
     authority = contexts.client_ca_pem(contexts.load().get("lab"))
     assert Path("al-ca.pem").read_bytes() == authority, "--context before the command counts"
