@@ -36,9 +36,11 @@ def answer(*argv: str | Path, env: dict[str, str] | None = None) -> Any:
     return json.loads(command(*argv, "-o", "json", env=env).stdout)
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(scope="module", autouse=True)
 def own_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Contexts and machines of this run alone, never the operator's. The store is shared: one kernel build serves all."""
+    """Contexts and machines of a module alone, never the operator's: what is done to all nodes of a context must not find those of
+    another module. The store is shared: one kernel build serves all.
+    """
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CONFIG_HOME", str(tmp_path_factory.mktemp("config")))
         patch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))

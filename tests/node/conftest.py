@@ -160,15 +160,6 @@ class Node:
         self.facts = answer("osbuild", "start", self.name)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def own_context(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Contexts and machines of this module alone: what is done to all nodes of a context must not find those of another module."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_CONFIG_HOME", str(tmp_path_factory.mktemp("config")))
-        patch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
-        yield
-
-
 Boot = Callable[..., Node]
 _running: dict[str, Node] = {}
 
@@ -191,7 +182,7 @@ def _story(node: Node) -> str:
 
 
 @pytest.fixture(scope="module")
-def boot(request: pytest.FixtureRequest, own_context: None) -> Iterator[Boot]:
+def boot(request: pytest.FixtureRequest, own_home: None) -> Iterator[Boot]:
     """Boot nodes; they are stopped and forgotten at the end of the module."""
     started: list[str] = []
     stem = re.sub(r"[^a-z0-9]+", "-", request.module.__name__.rpartition(".")[2].removeprefix("test_"))[:24].strip("-")
