@@ -248,8 +248,12 @@ def test_interrupted_build_leaves_nothing_half_done(minimal: dict[str, Any], tmp
         env=os.environ | env,
     )  # fmt: skip
     assert process.stderr
+    seen = set()
     for line in process.stderr:
-        if json.loads(line).get("text") == "mkfs.erofs":
+        event = json.loads(line)
+        seen.add((event.get("step"), event["event"], event.get("text", "")))
+        # base is long, and os short and made beside it.
+        if ("base", "detail", "mkfs.erofs") in seen and any(step == "os" and kind == "done" for step, kind, _ in seen):
             process.send_signal(signal.SIGINT)
             break
     process.communicate()
