@@ -143,8 +143,9 @@ class Node:
         """Wait until the node says that *concerns* are as they should be."""
 
         def so() -> bool:
-            seen = self.concerns()
-            return all(name in seen and seen[name].state == "converged" for name in concerns)
+            states = {name: concern.state for name, concern in self.concerns().items()}
+            assert not any(states.get(name) == "failed" for name in concerns), self.concerns()
+            return all(states.get(name) == "converged" for name in concerns)
 
         until(so, self.concerns)
 
