@@ -139,7 +139,8 @@ def dhcp6_server(log: Path) -> None:
             (int(Option6.DNS), ipaddress.IPv6Address("2001:db8:6::53").packed),
         )
         kind = Kind6.ADVERTISE if asked.kind is Kind6.SOLICIT else Kind6.REPLY
-        sock.sendto(encode6(Message6(kind, asked.transaction, options)), sender)
+        with contextlib.suppress(OSError):  # its own link-local address is still being checked: the client asks again
+            sock.sendto(encode6(Message6(kind, asked.transaction, options)), sender)
 
 
 def router(log: Path) -> None:
