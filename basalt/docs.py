@@ -46,6 +46,10 @@ def command_line_page(program: Program, module: str = MODULE) -> str:
     return tidy(lines)
 
 
+# How an argument is written that may be left out or given several times.
+_POSITIONAL = {"?": "[{}]", "*": "[{}...]", "+": "{}...", argparse.PARSER: "{}..."}
+
+
 def _options(options: list[tuple[tuple[str, ...], dict[str, Any]]]) -> list[str]:
     lines = []
     for flags, settings in options:
@@ -53,7 +57,7 @@ def _options(options: list[tuple[tuple[str, ...], dict[str, Any]]]) -> list[str]
         if flags[0].startswith("-"):
             name = ", ".join(flags) + (f" {f'[{value}]' if settings.get('nargs') == '?' else value}" if value else "")
         else:
-            name = f"[{value}]" if settings.get("nargs") == "?" else value
+            name = _POSITIONAL.get(settings.get("nargs", ""), "{}").format(value)
         required = " (required)" if settings.get("required") else ""
         lines.append(f"- `{name}`{required}: {settings['help']}")
     return lines
@@ -143,7 +147,7 @@ def _type(described: dict[str, Any]) -> str:
     if "enum" in described:
         return " or ".join(f"`{value}`" for value in described["enum"])
     match described["type"]:
-        case ["string", "integer"]:
+        case ["string", "number"]:
             return "text or number"
         case "array":
             most = f", at most {described['maxItems']}" if "maxItems" in described else ""

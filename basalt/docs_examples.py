@@ -112,6 +112,14 @@ authorities:
     MIIBdzCCAR2gAwIBAgIUeL50rCSZ9cz3pF9eShXqXBOfqyIwCgYIKoZIzj0EAwIw
     EzERMA8GA1UEAwwIbWlycm9yczAeFw0yNjExMjQwMDAwMDBaFw0zNjExMjQw
     -----END CERTIFICATE-----
+signatures:
+- images: registry.example.org/shop
+  keys:
+  - |
+    -----BEGIN PUBLIC KEY-----
+    MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAE2Ku02Wi/HG4p4XiWvCrASmC2a8jB
+    ykvDQkIZYJqzX5LRe1dJJFjK0bYFry0I1t9iV5HLxPmh/3D+EthcQH3Ulw==
+    -----END PUBLIC KEY-----
 """,
     "VolumeConfig": """\
 apiVersion: basalt.dev/v1alpha1
@@ -146,5 +154,52 @@ memoryMax: 2GiB
 cpuWeight: 200
 environment:
   HTTPS_PROXY: http://proxy.example.org:3128
+""",
+    "WorkloadConfig": """\
+apiVersion: basalt.dev/v1alpha1
+kind: WorkloadConfig
+name: shop
+containers:
+- name: web
+  image: registry.example.org/shop/web:2.4
+  args: [--listen, ':8080', --listen-tls, ':8443']
+  env:
+    TLS_KEY_FILE: /run/secrets/tls.key
+    WORKERS: 4
+  mounts:
+  - volume: uploads
+    path: /srv/uploads
+  - volume: scratch
+    path: /tmp
+  secrets:
+  - secret: tls-key
+    path: /run/secrets/tls.key
+  resources:
+    cpu: 1.5
+    memory: 512MiB
+  security:
+    user: 1000:1000
+    dropCapabilities: [ALL]
+    readOnlyRoot: true
+  health:
+    http: {port: 8080, path: /healthz}
+    intervalS: 15
+network:
+  ports:
+  - {container: 8080, host: 80}
+  - {container: 8443, host: 443}
+volumes:
+- name: uploads
+  size: 20GiB
+  owner: 1000:1000
+- name: scratch
+  medium: memory
+  size: 64MiB
+secrets:
+- name: tls-key
+  value: |
+    -----BEGIN PRIVATE KEY-----
+    MC4CAQAwBQYDK2VwBCIEIExampleExampleExampleExampleExampleExample
+    -----END PRIVATE KEY-----
 """,
 }

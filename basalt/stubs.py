@@ -1,6 +1,6 @@
-"""The Python side of the API's contract: generate it, or check that what is committed is fresh.
+"""The Python side of the API's contract, and of what machined speaks to containerd: generate it, or check that it is fresh.
 
-``python -m basalt.stubs`` runs protoc over ``api/`` and replaces the generated modules in ``basalt/machine``;
+``python -m basalt.stubs`` runs protoc over ``api/`` and replaces the generated modules in :data:`PACKAGES`;
 ``--check`` generates into a temporary directory and compares. Why they are committed:
 docs/decisions/shared-package-and-stubs.md.
 
@@ -27,6 +27,7 @@ from basalt.errors import BasaltError, UsageError
 REPOSITORY = Path(__file__).resolve().parent.parent
 CONTRACT = REPOSITORY / "api"
 PACKAGE = Path("basalt/machine/v1")
+PACKAGES = (PACKAGE, Path("machined/wire"))
 VERSIONS_FILE = "GENERATORS"
 GENERATORS = ("grpcio-tools", "mypy-protobuf")
 
@@ -48,7 +49,7 @@ def _protoc(arguments: list[str]) -> None:
 
 
 def _contract_files() -> list[Path]:
-    files = sorted((CONTRACT / PACKAGE).glob("*.proto"))
+    files = [path for package in PACKAGES for path in sorted((CONTRACT / package).glob("*.proto"))]
     if not files:
         raise UsageError(f"no contract in {CONTRACT / PACKAGE}", remedy="run this in a checkout of the repository")
     return files
@@ -79,10 +80,12 @@ def generate(target: Path) -> None:
 
 
 def _generated(root: Path) -> dict[str, bytes]:
-    """Name and content of each generated file below *root*."""
-    directory = root / PACKAGE
+    """Name, relative to *root*, and content of each generated file."""
     return {
-        path.name: path.read_bytes() for path in sorted(directory.glob("*_pb2*.py*")) if path.suffix in (".py", ".pyi")
+        str(path.relative_to(root)): path.read_bytes()
+        for package in PACKAGES
+        for path in sorted((root / package).glob("*_pb2*.py*"))
+        if path.suffix in (".py", ".pyi")
     }
 
 
@@ -131,9 +134,9 @@ def regenerate() -> None:
         scratch = Path(name)
         generate(scratch)
         for old in _generated(REPOSITORY):
-            (REPOSITORY / PACKAGE / old).unlink()
-        for new in (scratch / PACKAGE).iterdir():
-            shutil.copyfile(new, REPOSITORY / PACKAGE / new.name)
+            (REPOSITORY / old).unlink()
+        for new in (*_generated(scratch), str(PACKAGE / VERSIONS_FILE)):
+            shutil.copyfile(scratch / new, REPOSITORY / new)
 
 
 def main() -> int:

@@ -8,16 +8,22 @@ Containers do not notice that: their shims are processes of their own.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
 
 from basalt.config.documents import RegistryConfig
 from machined import paths
+from machined.containernet import IMAGE_PLUGINS, link_plugins, write_configuration
 from machined.network.names import put
 from machined.reconcile import CONVERGED, State, Status, waiting
 from machined.registries import SPOKEN_TO, quoted
+from machined.runtime.archives import import_archive
+from machined.runtime.client import Runtime, RuntimeGoneError
+from machined.runtime.images import Images
 from machined.services import find
 from machined.servicesettings import ServiceKeeper
 
+PAUSE = "basalt.local/pause:1"  # the sandbox's own image (osbuild.steps.pause_part)
 START_POLL_S = 1.0  # containerd announces nothing when it listens: its socket is looked for
 
 _CRI = 'plugins."io.containerd.grpc.v1.cri"'
@@ -35,17 +41,18 @@ oom_score = -900
   # CDI and NRI are off by default in containerd 1.7
   enable_cdi = true
   cdi_spec_dirs = ["/etc/cdi", "/var/run/cdi", "/run/cdi"]
-  sandbox_image = "registry.k8s.io/pause:3.10"
+  # from the image itself: no registry is asked before the first container
+  sandbox_image = "@pause@"
+  disable_hugetlb_controller = false
+  # a container that does not run as root can open the devices that it is given
+  device_ownership_from_security_context = true
+  # without a byte for so long, a download is given up
+  image_pull_progress_timeout = "60s"
   [plugins."io.containerd.grpc.v1.cri".containerd]
     default_runtime_name = "runc"
-    [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc]
-      runtime_type = "io.containerd.runc.v2"
-      [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc.options]
-        # the driver that works without systemd; the cgroup tree is version 2 alone
-        SystemdCgroup = false
-  [plugins."io.containerd.grpc.v1.cri".cni]
-    bin_dir = "/usr/lib/cni"
-    conf_dir = "/run/cni/net.d"
+@handlers@  [plugins."io.containerd.grpc.v1.cri".cni]
+    bin_dir = "/opt/cni/bin"
+    conf_dir = "/etc/cni/net.d"
   [plugins."io.containerd.grpc.v1.cri".registry]
     config_path = "/run/basalt/registries"
 
@@ -56,6 +63,29 @@ oom_score = -900
   socket_path = "/run/nri/nri.sock"
 """
 
+_BINARIES = {"runc": "/usr/sbin/runc", "crun": "/usr/bin/crun"}
+
+
+def _handler(name: str, binary: str, network: str = "") -> str:
+    """A runtime handler. *network*: the directory of its CNI configuration, if it is not everybody's."""
+    table = f'    [{_CRI}.containerd.runtimes.{name}]\n      runtime_type = "io.containerd.runc.v2"\n'
+    if network:
+        table += f'      cni_conf_dir = "{network}"\n      cni_max_conf_num = 1\n'
+    return (
+        f"{table}      [{_CRI}.containerd.runtimes.{name}.options]\n"
+        f'        BinaryName = "{binary}"\n'
+        # the driver that works without systemd; the cgroup tree is version 2 alone
+        "        SystemdCgroup = false\n"
+    )
+
+
+def _handlers() -> str:
+    """runc and crun as every CRI client knows them, and both again for workloads with a network of their own."""
+    plain = [_handler(name, binary) for name, binary in _BINARIES.items()]
+    return "".join(
+        [*plain, *(_handler(f"bridge-{name}", binary, "/run/basalt/cni/bridge") for name, binary in _BINARIES.items())]
+    )
+
 
 def containerd_toml(registry: RegistryConfig | None) -> str:
     """The file that containerd is started with.
@@ -63,7 +93,7 @@ def containerd_toml(registry: RegistryConfig | None) -> str:
     ``registry.configs.HOST.auth`` may stand beside ``config_path`` as long as it has no ``tls`` (containerd 1.7,
     docs/cri/registry.md); HOST is the host that is spoken to, which for docker.io has another name.
     """
-    lines = [_TEMPLATE]
+    lines = [_TEMPLATE.replace("@pause@", PAUSE).replace("@handlers@", _handlers())]
     for auth in registry.auth if registry else ():
         for host in dict.fromkeys((auth.host, SPOKEN_TO.get(auth.host, auth.host))):
             lines.append(f"\n[{_CRI}.registry.configs.{quoted(host)}.auth]\n")
@@ -77,6 +107,7 @@ class ContainersReconciler:
 
     :param data_is_there: whether DATA is mounted, without which containerd has nowhere to keep anything.
     :param look_again: asks for another look.
+    :param runtime: the connection to it.
     """
 
     def __init__(
@@ -87,10 +118,13 @@ class ContainersReconciler:
         config: Callable[[], RegistryConfig | None],
         data_is_there: Callable[[], bool],
         look_again: Callable[[], None],
+        runtime: Runtime,
     ) -> None:
+        self._node = node
         self._conf = node.containerd_conf
         self._program = node.root / paths.CONTAINERD.lstrip("/")
-        self._socket = node.root / "run/containerd/containerd.sock"
+        self._socket = node.containerd_socket
+        self._runtime = runtime
         self._keeper = keeper
         self._config = config
         self._data_is_there = data_is_there
@@ -108,8 +142,29 @@ class ContainersReconciler:
             return waiting("DATA is not mounted", "containerd starts once it is")
         conf = containerd_toml(self._config())
         put(self._conf, conf, mode=0o600)
+        write_configuration(self._node)
+        await asyncio.to_thread(
+            link_plugins, self._node.root / IMAGE_PLUGINS.lstrip("/"), self._node.data / "opt/cni/bin"
+        )
         status = await self._keeper.keep(service, wanted=True, configuration=conf)
-        if not status.up or not self._socket.exists():
-            asyncio.get_running_loop().call_later(START_POLL_S, self._look_again)
-            return waiting("containerd is starting")
-        return CONVERGED
+        try:
+            if status.up and self._socket.exists() and await self._has_pause():
+                return CONVERGED
+        except RuntimeGoneError:
+            pass
+        asyncio.get_running_loop().call_later(START_POLL_S, self._look_again)
+        return waiting("containerd is starting")
+
+    async def _has_pause(self) -> bool:
+        """Have the sandbox's image there; whether containerd knows it already, which it learns by an event of its own."""
+        images = Images(self._runtime)
+        if await images.find(PAUSE):
+            return True
+        await import_archive(self._runtime, _chunks(self._node.pause_archive))
+        return await images.find(PAUSE) is not None
+
+
+async def _chunks(archive: Path) -> AsyncIterator[bytes]:
+    with archive.open("rb") as stream:
+        while chunk := await asyncio.to_thread(stream.read, 256 * 1024):
+            yield chunk

@@ -36,10 +36,11 @@ CONCERNS: dict[str, tuple[str, ...]] = {
     "network": ("network", "firewall", "time"),
     "time": ("time",),
     "access": ("identity", "access"),
-    "registry": ("registry", "containers"),
-    "volumes": ("volumes",),
+    "registry": ("registry", "containers", "workloads"),
+    "volumes": ("volumes", "workloads"),
     "firewall": ("firewall",),
     "services": ("containers", "time"),
+    "workloads": ("workloads",),
 }
 
 
@@ -116,6 +117,7 @@ def describe(old: Configuration, new: Configuration) -> tuple[str, ...]:
         rules = ", ".join(rule.name for rule in new.firewall.rules) if new.firewall else ""
         actions.append(f"let in: the API, {rules}" if rules else "let in nothing but the API")
     actions += _describe_services(old, new)
+    actions += _describe_workloads(old, new)
     return tuple(actions)
 
 
@@ -215,3 +217,16 @@ def _describe_services(old: Configuration, new: Configuration) -> Iterator[str]:
             yield f"start {name}"
         elif was != becomes:
             yield f"restart {name} with other settings"
+
+
+def _describe_workloads(old: Configuration, new: Configuration) -> Iterator[str]:
+    before = {workload.name: workload for workload in old.workloads}
+    after = {workload.name: workload for workload in new.workloads}
+    for name, workload in after.items():
+        if name not in before:
+            yield f"start workload {name}"
+        elif before[name] != workload:
+            yield f"change workload {name}: its containers are made anew"
+    for name in before:
+        if name not in after:
+            yield f"stop workload {name} and remove its containers; volumes stay"

@@ -1,8 +1,8 @@
 """The concern "firewall": the nftables table ``inet basalt``, which decides what reaches the node itself.
 
 What it should be is a script for ``nft``, made by pure functions from the configuration. A script replaces the whole table in one
-transaction, so there is no moment with half of it or none. Other tables (those of CNI plugins and kube-proxy) are never touched, and
-what is forwarded for containers is not looked at.
+transaction, so there is no moment with half of it or none. Other tables (those of CNI plugins and kube-proxy) are never touched. Of
+what is forwarded only that for workloads is looked at: their own network lets in what they publish, and nothing else.
 
 Drift: the kernel counts its transactions (the generation of the rule set) and announces each. Only when that number has moved is the
 table listed, and compared with what it was right after it was loaded.
@@ -19,6 +19,7 @@ from msgspec import Struct
 from basalt.config.documents import FirewallConfig, FirewallRule, NetworkConfig
 from basalt.errors import BasaltError
 from machined import paths
+from machined.containernet import BRIDGE
 from machined.network.kernel import Conversation, Listener, attributes, frame
 from machined.reconcile import CONVERGED, Status, failed
 
@@ -71,6 +72,10 @@ def _render(config: FirewallConfig, needs: Openings, api_port: int) -> str:
         "    type filter hook input priority filter; policy drop;",
         *(f"    {line}" for line in _rules(config, needs, api_port)),
         "  }",
+        "  chain forward {",
+        "    type filter hook forward priority filter; policy accept;",
+        *(f"    {line}" for line in _forward_rules()),
+        "  }",
         "}",
     ]
     return "".join(f"{line}\n" for line in lines)
@@ -106,6 +111,15 @@ def _rules(config: FirewallConfig, needs: Openings, api_port: int) -> Iterator[s
     if config.log_dropped:
         yield f'limit rate {_LOG_RATE} log prefix "basalt dropped: " level info'
     yield 'counter comment "dropped"'
+
+
+def _forward_rules() -> Iterator[str]:
+    """What reaches workloads behind the node's address: answers, each other, and what was sent to a published port."""
+    yield f'oifname != "{BRIDGE}" accept'
+    yield _accept("ct state established,related", "answers to what workloads asked")
+    yield _accept(f'iifname "{BRIDGE}"', "workloads among themselves")
+    yield _accept("ct status dnat", "published ports")
+    yield 'counter drop comment "not published"'
 
 
 def _rule(rule: FirewallRule) -> Iterator[str]:

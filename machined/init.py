@@ -68,7 +68,7 @@ SYSCTLS = (
 
 SMALL_NODE_KIB = 4 * 1024 * 1024
 
-CONTROLLERS = "+cpu +cpuset +io +memory +pids"
+CONTROLLERS = "+cpu +cpuset +hugetlb +io +memory +pids"
 
 
 def say(text: str) -> None:
@@ -170,6 +170,7 @@ def prepare_cgroups() -> None:
         return
     attempt("cgroup controllers", f"{paths.CGROUP_SYSTEM}/cgroup.subtree_control", CONTROLLERS)
     attempt("memory protection", f"{paths.CGROUP_SYSTEM}/memory.min", str(paths.SYSTEM_MEMORY_MIN_BYTES))
+    attempt("processor share", f"{paths.CGROUP_SYSTEM}/cpu.weight", str(paths.SYSTEM_CPU_WEIGHT))
 
 
 def relax_reserve() -> None:

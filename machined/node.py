@@ -42,6 +42,7 @@ from machined.trialwatch import TrialWatch
 from machined.watchdog import Watchdog
 
 if TYPE_CHECKING:
+    from machined.containers import Containers
     from machined.network.netlink import Events
     from machined.network.reconciler import NetworkReconciler
     from machined.network.view import ReachableAddress
@@ -101,6 +102,7 @@ class Node:
             authority_found=self._authority_found,
         )
         self.network: NetworkReconciler | None = None
+        self.containers: Containers | None = None
         self.data_settled = False  # DATA is mounted, or it is known that it cannot be
         self.api_answers = False
         self.stopping = asyncio.Event()
@@ -442,6 +444,8 @@ class Node:
 
     async def stop_services(self) -> None:
         """Stop what machined has started, in the reverse order."""
+        if self.containers:
+            await self.containers.workloads.stop_all()
         for name in ("containerd", "chronyd"):
             service = find(name)
             if service and (await self.supervisor.status(service)).wanted:

@@ -31,6 +31,7 @@ INIT_TIMES = "/run/basalt/init-times"  # two CLOCK_BOOTTIME microsecond stamps: 
 SHUTDOWN_REQUEST = "/run/basalt/shutdown"  # what PID 1 does at the end: "reboot" or "poweroff"
 CGROUP_ROOT = "/sys/fs/cgroup"
 CGROUP_SYSTEM = "/sys/fs/cgroup/system"  # the node's own programs; workloads live beside it, never in it
+CGROUP_WORKLOADS = "/sys/fs/cgroup/workloads"  # a kubelet's own is /sys/fs/cgroup/kubepods
 
 # --- users (the image's /etc/passwd) ------------------------------------------------------------------------------------------
 UID_GATEWAY = 900
@@ -76,6 +77,7 @@ AUDIT_FILES = 4  # full ones, beside the current one
 AUDIT_MEMORY_RECORDS = 1000  # kept while STATE cannot be written
 WATCHDOG_TIMEOUT_S = 60  # a machined that s6 restarts is back in seconds, even under emulation
 WATCHDOG_FEED_S = 10
+SYSTEM_CPU_WEIGHT = 1000  # of 10,000; workloads have 100 together: the API answers while they take every processor
 SYSTEM_MEMORY_MIN_BYTES = 160 * 1024 * 1024  # protection for the whole of CGROUP_SYSTEM; the children share it
 CLOCK_SAVE_S = 600  # how often the last known time goes to STATE; bounds how far back a node without RTC starts
 
@@ -118,6 +120,9 @@ class Paths:
         self.chrony_conf = self.run / "chrony.conf"
         self.containerd_conf = self.run / "containerd.toml"
         self.registries = self.run / "registries"  # containerd's config_path
+        self.containerd_socket = base / "run/containerd/containerd.sock"
+        self.pause_archive = base / "usr/lib/basalt/pause.tar"
+        self.cni_bridge = self.run / "cni/bridge"
         self.sysctls = self.run / "sysctls.json"  # what was changed below /proc/sys, and what it was before
         self.service_inputs = self.run / "services"  # per service: environment, and what it was started with
         self.forwarding = self.run / "forwarding"  # per collector: how far its copy of the logs has got
@@ -138,4 +143,5 @@ class Paths:
         self.sys = base / "sys"
         self.proc = base / "proc"
         self.cgroup_system = base / CGROUP_SYSTEM.lstrip("/")
+        self.cgroup_workloads = base / CGROUP_WORKLOADS.lstrip("/")
         self.efivars = base / "sys/firmware/efi/efivars"

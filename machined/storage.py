@@ -102,7 +102,10 @@ class Storage:
         if not number:
             raise BasaltError(f"there is no partition {label} on {disk.name}")
         self._numbers[label] = number
-        await filesystems.check_and_mount(self._node.dev / disk.device_of(number), target, flags)
+        device = self._node.dev / disk.device_of(number)
+        is_data = label == paths.LABEL_DATA
+        options = filesystems.DATA_OPTIONS if is_data else ""
+        await filesystems.check_and_mount(device, target, flags, quotas=is_data, options=options)
 
     def _number(self, disk: Disk, label: str) -> int:
         """The partition's number; the kernel does not know the label of one made during this boot."""

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from machined.reconcile import State, Status
+
 if TYPE_CHECKING:
     from basalt.config.documents import Configuration
     from machined.node import Node
@@ -17,6 +19,7 @@ WATCHDOG_RESYNC_S = 300.0
 SERVICES_RESYNC_S = 15.0  # a death is told within this; s6 has long started the service again
 TIME_RESYNC_S = 10.0  # chrony tells nobody when it has synchronised
 CONTAINERS_RESYNC_S = 15.0
+WORKLOADS_RESYNC_S = 30.0
 REGISTRIES_RESYNC_S = 60.0
 VOLUMES_RESYNC_S = 10.0  # how soon a disk that is plugged in is noticed
 LOGGING_RESYNC_S = 60.0
@@ -36,8 +39,10 @@ async def start_kernel(node: Node) -> None:
 async def start_services(node: Node) -> None:
     """Begin to look after what runs on the node: its programs, containers, volumes, copies of the logs."""
     from machined.containerd import ContainersReconciler
+    from machined.containers import Containers
     from machined.forwarding.reconciler import LoggingReconciler
     from machined.registries import RegistriesReconciler
+    from machined.runtime.client import Runtime
     from machined.servicesettings import ServiceKeeper
     from machined.timesync import TimeReconciler
     from machined.volumes.reconciler import VolumesReconciler
@@ -57,14 +62,33 @@ async def start_services(node: Node) -> None:
     node.reconcile("time", timekeeper.reconcile, TIME_RESYNC_S)
     registries = RegistriesReconciler(node.paths, config=lambda: current().registry)
     node.reconcile("registries", registries.reconcile, REGISTRIES_RESYNC_S)
+    runtime = Runtime(node.paths.containerd_socket)
+    node.on_close(runtime.close)
     containers = ContainersReconciler(
         node.paths,
         keeper,
         config=lambda: current().registry,
         data_is_there=lambda: node.data_is_there,
         look_again=lambda: node.trigger("containers"),
+        runtime=runtime,
     )
-    node.reconcile("containers", containers.reconcile, CONTAINERS_RESYNC_S)
+
+    async def look_at_containers() -> Status:
+        status = await containers.reconcile()
+        if status.state is State.CONVERGED and node.board.state_of("containers") is not State.CONVERGED:
+            node.trigger("workloads")
+        return status
+
+    node.reconcile("containers", look_at_containers, CONTAINERS_RESYNC_S)
+    node.containers = Containers.of(
+        node.paths,
+        runtime,
+        config=lambda: current().workloads,
+        ready=lambda: node.board.state_of("containers") is State.CONVERGED,
+        changed=lambda: node.trigger("workloads"),
+    )
+    node.on_close(node.containers.workloads.close)
+    node.reconcile("workloads", node.containers.workloads.reconcile, WORKLOADS_RESYNC_S)
     volumes = VolumesReconciler(
         node.paths,
         config=lambda: current().volumes,

@@ -19,6 +19,7 @@ from osbuild.steps.kernel import kernel_steps
 from osbuild.steps.manifest import manifest_step
 from osbuild.steps.modules_part import modules_step
 from osbuild.steps.os_part import os_step
+from osbuild.steps.pause_part import pause_step
 from osbuild.steps.python_part import python_step
 from osbuild.steps.root import root_step
 from osbuild.steps.trees import pool_step, tree_step
@@ -100,8 +101,9 @@ def image_graph(
     python = python_step(tools, pool, debian, wheels, to_table(profile.python))
     kernel = kernel_graph(profile, debian)
     base = {
-        "debian": debian_step(pool, python, debian, profile.packages, profile.authorities),
+        "debian": debian_step(pool, python, debian, profile.packages, profile.links, profile.authorities),
         "modules": modules_step(kernel),
+        "pause": pause_step(pool, debian),
         "python": python,
     }
     own = os_step(tools, identity, client_ca, config, named.overlay)

@@ -16,6 +16,7 @@ _SHELLS = frozenset(
     "sh bash dash ash zsh ksh mksh csh tcsh fish busybox toybox execlineb login sulogin su sudo sshd agetty getty".split()  # noqa: SIM905
 )
 _PACKAGE_MANAGERS = {"apt", "apt-get", "dpkg", "rpm", "dnf", "yum", "apk", "pip", "pip3", "snap"}
+_LIBRARIES = "usr/lib/x86_64-linux-gnu"  # directories below it hold plugins, which their programs open by name
 _DOCUMENTATION = (
     *(f"usr/share/{name}/**" for name in ("doc", "man", "info", "locale", "lintian")),
     "**/*.pyi",
@@ -60,7 +61,7 @@ def _library_violations(elves: Mapping[str, Elf], opened_by_name: frozenset[str]
     unused = [
         f"/{path} is a library that nothing needs"
         for path in elves
-        if path.startswith("usr/lib/x86_64-linux-gnu/") and PurePosixPath(path).name not in needed | opened_by_name
+        if str(PurePosixPath(path).parent) == _LIBRARIES and PurePosixPath(path).name not in needed | opened_by_name
     ]
     return missing + unused
 
@@ -78,6 +79,6 @@ def _dangling(files: Sequence[File]) -> list[str]:
         parts: list[str] = []
         for piece in joined.parts[1:]:
             parts = parts[:-1] if piece == ".." else [*parts, piece]
-        if parts and parts[0] not in ("run", "proc", "dev") and "/".join(parts) not in known:
+        if parts and parts[0] not in ("run", "proc", "dev", "var") and "/".join(parts) not in known:
             found.append(f"/{file.path} points to {file.target}, which is not in the root")
     return found

@@ -46,7 +46,7 @@ class Root(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     :param compression: algorithm and level, as ``-z`` takes them.
     :param cluster_bytes: size of a physical cluster, ``-C``.
-    :param cold: files that are read seldom, by path; they are compressed harder.
+    :param cold: files that are read seldom, by path (`*` matches within a directory); they are compressed harder.
     :param cold_compression: algorithm and level for these.
     :param cold_cluster_bytes: size of their clusters; at least *cluster_bytes*.
     """
@@ -83,6 +83,7 @@ class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     :param description: one line, for ``osbuild profiles``.
     :param packages: files picked of Debian packages: globs by package name. Libraries follow by themselves.
+    :param links: symbolic links, targets by path; the alternatives that packages' maintainer scripts would choose.
     :param authorities: certificates of public authorities, joined into `etc/ssl/certs/ca-certificates.crt`: globs by package name.
     :param overlay: a directory, relative to the profile, whose files are added to the root as they are.
     :param extends: another profile to start from: tables are merged into that one's, values replace.
@@ -95,6 +96,7 @@ class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     boot: Boot
     packages: dict[str, list[str]]
     python: Python
+    links: dict[str, str] = {}
     authorities: dict[str, list[str]] = {}
     overlay: str = ""
     extends: str = ""

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import datetime
 import re
+import time
+from typing import NamedTuple
 
 from basalt.commandline import Option, option, seconds
 from basalt.endpoint import DEFAULT_TIMEOUT_S
@@ -40,6 +42,44 @@ def trial_seconds(text: str) -> int:
     if not re.fullmatch(r"[1-9][0-9]{0,4}", text) or not 10 <= int(text) <= 86400:
         raise argparse.ArgumentTypeError(f"{text!r} is no whole number of seconds from 10 to 86400")
     return int(text)
+
+
+class Part(NamedTuple):
+    """A workload, or one of its containers."""
+
+    name: str
+    container: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.name}/{self.container}" if self.container else self.name
+
+
+def part_of_workload(text: str) -> Part:
+    """A workload or one of its containers."""
+    name, slash, container = text.partition("/")
+    if not name or (slash and not container) or "/" in container:
+        raise argparse.ArgumentTypeError(f"{text!r} is no workload or container; write NAME or NAME/CONTAINER")
+    return Part(name, container)
+
+
+_UNITS_S = {"d": 86400, "h": 3600, "min": 60, "m": 60, "s": 1}
+_DURATION = re.compile(r"(?:[0-9]{1,9}(?:min|[dhms]))+")
+_PART = re.compile(r"([0-9]+)(min|[dhms])")
+
+
+def since(text: str) -> float:
+    """An instant in seconds since 1970: so long ago (``90s``, ``1h30m``), or a date and time (ISO 8601), by default in UTC."""
+    if _DURATION.fullmatch(text):
+        return max(time.time() - sum(int(count) * _UNITS_S[unit] for count, unit in _PART.findall(text)), 0.0)
+    try:
+        instant = datetime.datetime.fromisoformat(text.removesuffix(" UTC"))
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is neither a length of time such as 90s, 10m, 1h30m or 2d, nor a date and time such as 2026-11-25T10:19:38"
+        ) from None
+    if instant.tzinfo is None:
+        instant = instant.replace(tzinfo=datetime.UTC)
+    return max(instant.timestamp(), 0.0)
 
 
 def wait(what: str) -> Option:

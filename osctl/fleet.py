@@ -13,6 +13,10 @@ from basalt.errors import BasaltError, ExitCode
 
 T = TypeVar("T")
 
+# How often the main thread looks up from waiting. A signal that comes just before it waits does not wake it (CPython only notes
+# it), so without this Ctrl-C could pass unheard for as long as nodes are silent.
+WAKE_S = 0.5
+
 
 @dataclass(frozen=True)
 class Outcome(Generic[T]):
@@ -63,7 +67,10 @@ def stream_all(targets: Sequence[Target], action: Callable[[Target], Iterator[T]
         threading.Thread(target=work, args=(target,), daemon=True, name=target.name).start()
     running = len(targets)
     while running:
-        item = arrived.get()
+        try:
+            item = arrived.get(timeout=WAKE_S)
+        except queue.Empty:
+            continue
         if item is None:
             running -= 1
         elif isinstance(item, _Crash):

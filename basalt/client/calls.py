@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from types import TracebackType
-from typing import Protocol, Self, TypeVar, cast
 
 # gRPC's core otherwise writes its own account of every failed handshake to stderr, besides the error raised here.
 os.environ.setdefault("GRPC_VERBOSITY", "NONE")
@@ -14,9 +12,9 @@ import grpc
 
 from basalt import pki
 from basalt.client import diagnosis, known, tls
+from basalt.client.containers import ContainerCalls
 from basalt.client.target import Target
 from basalt.endpoint import DEFAULT_TIMEOUT_S
-from basalt.errors import BasaltError
 from basalt.machine.v1 import machine_pb2 as api
 from basalt.machine.v1 import machine_pb2_grpc as stubs
 
@@ -34,16 +32,6 @@ _OPTIONS: tuple[tuple[str, int | str], ...] = (
     # A failed handshake fails the call at once; trying again is the caller's decision.
     ("grpc.enable_retries", 0),
 )
-
-
-class _Cancellable(Protocol):
-    """A running call; grpc-stubs leaves its ``cancel`` untyped."""
-
-    def cancel(self) -> bool: ...
-
-
-_Request = TypeVar("_Request")
-_Response = TypeVar("_Response")
 
 
 def connect(target: Target, *, timeout_s: float = DEFAULT_TIMEOUT_S) -> Client:
@@ -84,35 +72,20 @@ def _pinned(target: Target, timeout_s: float) -> bytes:
     return pki.der_to_pem(certificate)
 
 
-class Client:
+class Client(ContainerCalls):
     """One node's API, call by call. Every method raises :class:`basalt.errors.BasaltError` and nothing of gRPC's.
 
     Answers are the contract's own messages. Calls may come from several threads.
     """
 
     def __init__(self, target: Target, channel: grpc.Channel, timeout_s: float) -> None:
-        self.target = target
-        self._channel = channel
-        self._timeout_s = timeout_s
+        super().__init__(target, channel, timeout_s)
         self._system = stubs.SystemServiceStub(channel)
         self._config = stubs.ConfigServiceStub(channel)
-        self._identity = stubs.IdentityServiceStub(channel)
         self._network = stubs.NetworkServiceStub(channel)
         self._identity = stubs.IdentityServiceStub(channel)
         self._services = stubs.ServiceServiceStub(channel)
         self._logs = stubs.LogServiceStub(channel)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """End the connection; streams end with it."""
-        self._channel.close()
 
     def version(self) -> api.VersionResponse:
         return self._call("SystemService/Version", self._system.Version, api.VersionRequest())
@@ -226,30 +199,3 @@ class Client:
         request = api.DmesgRequest(follow=follow, tail_lines=tail_lines)
         for response in self._stream("LogService/Dmesg", self._logs.Dmesg, request):
             yield from response.messages
-
-    def _call(
-        self, method: str, call: grpc.UnaryUnaryMultiCallable[_Request, _Response], request: _Request
-    ) -> _Response:
-        try:
-            return call(request, timeout=self._timeout_s)
-        except grpc.RpcError as error:
-            raise self._explain(method, error) from error
-
-    def _stream(
-        self, method: str, call: grpc.UnaryStreamMultiCallable[_Request, _Response], request: _Request
-    ) -> Iterator[_Response]:
-        # No deadline: a stream that is followed has no end, and keepalive notices a node that has gone away.
-        stream = call(request)
-        try:
-            yield from stream
-        except grpc.RpcError as error:
-            raise self._explain(method, error) from error
-        finally:
-            cast(_Cancellable, stream).cancel()
-
-    def _explain(self, method: str, error: grpc.RpcError) -> BasaltError:
-        assert isinstance(error, grpc.Call)  # what a call raises is the call itself, with its status
-        code, details = error.code(), error.details() or ""
-        if code is grpc.StatusCode.UNAVAILABLE:
-            return diagnosis.explain_unavailable(self.target, details)
-        return diagnosis.explain_status(self.target, f"/basalt.machine.v1.{method}", code, details)

@@ -175,7 +175,8 @@ def explain_status(target: Target, method: str, code: grpc.StatusCode, details: 
                 remedy="node and osctl are of different versions: `osctl version`",
             )
         case grpc.StatusCode.RESOURCE_EXHAUSTED:
-            return RefusedError(what, why=details or "it has too much to do", remedy="try again later")
+            why, _, remedy = details.partition("\n")
+            return RefusedError(what, why=why or "it has too much to do", remedy=remedy or "try again later")
         case grpc.StatusCode.DEADLINE_EXCEEDED:
             return explain_deadline(target, method)
         case grpc.StatusCode.CANCELLED:

@@ -47,5 +47,5 @@ def _cleaned(schema: Any) -> Any:
     if len(members) == 1:
         cleaned |= members[0]
     if cleaned.pop(OR_NUMBER, False):
-        cleaned["type"] = ["string", "integer"]
+        cleaned["type"] = ["string", "number"]
     return cleaned

@@ -9,6 +9,8 @@ import base64
 import ipaddress
 import re
 
+from basalt import publickeys, reference
+
 LABEL = r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?"
 
 
@@ -202,6 +204,29 @@ def secret_value(text: str) -> str:
     return text
 
 
+def secret_text(text: str) -> str:
+    if not 1 <= len(text) <= 65536:
+        raise ValueError(f"it has {len(text)} characters")
+    if re.fullmatch(r"\[redacted[^\]]*\]", text.strip()):  # a placeholder that got a line of its own
+        raise ValueError("it stands for a secret and is none")
+    return _any_text(text)
+
+
+def line(text: str) -> str:
+    """An argument or the value of a variable. Linux takes 128 KiB of each (MAX_ARG_STRLEN), in UTF-8."""
+    if len(text) > 32768:
+        raise ValueError(f"it has {len(text)} characters")
+    return _any_text(text)
+
+
+def _any_text(text: str) -> str:
+    if "\0" in text:
+        raise ValueError("a NUL, which would end it")
+    if re.search(r"[\ud800-\udfff]", text):
+        raise ValueError("half a character: a surrogate alone")
+    return text
+
+
 _UNITS = {
     "": 1,
     "KiB": 1 << 10,
@@ -244,3 +269,106 @@ def sysctl_value(text: str) -> str:
     if re.fullmatch(r"[ -~]{1,1024}", words) is None:
         raise ValueError("it is no line of text")
     return words
+
+
+# linux/capability.h, from 0 on, without CAP_.
+_CAPABILITIES = re.compile(
+    "CHOWN|DAC_OVERRIDE|DAC_READ_SEARCH|FOWNER|FSETID|KILL|SETGID|SETUID|SETPCAP|LINUX_IMMUTABLE|NET_BIND_SERVICE|"
+    "NET_BROADCAST|NET_ADMIN|NET_RAW|IPC_LOCK|IPC_OWNER|SYS_MODULE|SYS_RAWIO|SYS_CHROOT|SYS_PTRACE|SYS_PACCT|SYS_ADMIN|"
+    "SYS_BOOT|SYS_NICE|SYS_RESOURCE|SYS_TIME|SYS_TTY_CONFIG|MKNOD|LEASE|AUDIT_WRITE|AUDIT_CONTROL|SETFCAP|MAC_OVERRIDE|"
+    "MAC_ADMIN|SYSLOG|WAKE_ALARM|BLOCK_SUSPEND|AUDIT_READ|PERFMON|BPF|CHECKPOINT_RESTORE"
+)
+ALL_CAPABILITIES = "ALL"
+
+
+def capability(text: str) -> str:
+    name = text.upper().removeprefix("CAP_")
+    if name != ALL_CAPABILITIES and _CAPABILITIES.fullmatch(name) is None:
+        raise ValueError("the kernel has no such capability")
+    return name
+
+
+def container_path(text: str) -> str:
+    path = container_directory(text)
+    if path == "/":
+        raise ValueError("it is the whole file system of the container")
+    return path
+
+
+def container_directory(text: str) -> str:
+    if not text.startswith("/"):
+        raise ValueError("it does not begin with '/'")
+    if len(text.encode(errors="replace")) >= 4096 or not text.isprintable():  # PATH_MAX, with its terminating NUL
+        raise ValueError("it is longer than 4095 bytes, or not printable")
+    path = text.removesuffix("/")
+    for part in path.split("/")[1:]:
+        if part in ("", ".", ".."):
+            raise ValueError(f"a part that is {part!r}" if part else "two '/' together")
+    return path or "/"
+
+
+def cpu_millis(text: str) -> int:
+    """A valid :data:`CpuAmount` in thousandths of a processor."""
+    match = re.fullmatch(r"([0-9]{1,4})(?:\.([0-9]{1,3}))?", text)
+    if match is None:
+        raise ValueError("it is no number with up to three decimals")
+    return int(match[1]) * 1000 + int((match[2] or "").ljust(3, "0"))
+
+
+def cpu_amount(text: str) -> str:
+    millis = cpu_millis(text)
+    if not 1 <= millis <= 1024_000:
+        raise ValueError("it is nothing" if not millis else "it is more than 1024")
+    return f"{millis // 1000}.{millis % 1000:03}".rstrip("0").rstrip(".")
+
+
+def file_mode(text: str) -> str:
+    """As it was written: nothing here makes a number of 0400 first, as YAML's own readers would."""
+    if re.fullmatch("[0-7]{4}", text) and text[0] != "0":
+        raise ValueError("setuid, setgid and sticky bits have no place here")
+    if re.fullmatch("0?[0-7]{3}", text) is None:
+        raise ValueError("it is no mode")
+    return text.rjust(4, "0")
+
+
+def hugepage_size(text: str) -> str:
+    size = {2 << 20: "2MiB", 1 << 30: "1GiB"}.get(size_bytes(text))
+    if size is None:
+        raise ValueError("pages have another size")
+    return size
+
+
+def image_reference(text: str) -> str:
+    return str(reference.parse(text))
+
+
+def image_pattern(text: str) -> str:
+    return reference.pattern(text)
+
+
+def public_key(text: str) -> str:
+    return publickeys.canonical(text)
+
+
+def user_and_group(text: str) -> str:
+    parts = text.split(":")
+    if len(parts) > 2:
+        raise ValueError("more than one ':'")
+    return ":".join(_user_or_group(part) for part in parts)
+
+
+def owner(text: str) -> str:
+    """By number: the node has no users, and an image's names are its own."""
+    if re.fullmatch("[0-9]+(:[0-9]+)?", text) is None:
+        raise ValueError("it is no number, or two with ':' between")
+    return user_and_group(text)
+
+
+def _user_or_group(text: str) -> str:
+    if re.fullmatch("[0-9]+", text):
+        if len(text) > 20 or int(text) > 2**32 - 2:  # the number after it means "leave as it is"; chown(2)
+            raise ValueError(f"the last number is {2**32 - 2}")
+        return str(int(text))
+    if re.fullmatch(r"[A-Za-z_][A-Za-z0-9_.-]{0,31}", text) is None:
+        raise ValueError("it is no name of a user or group")
+    return text

@@ -13,6 +13,7 @@ from typing import Annotated, Any
 from msgspec import Meta
 
 from basalt.config import spelling
+from basalt.config.spelling import cpu_millis as cpu_millis
 from basalt.config.spelling import size_bytes as size_bytes
 
 
@@ -67,6 +68,9 @@ _ADDRESS = r"[0-9A-Fa-f:.]+"
 SECRET_TEXT = Meta(extra={SECRET: True}, extra_json_schema={"writeOnly": True})
 Secret = Annotated[str, _text("1 to 4096 printable characters", spelling.secret), SECRET_TEXT]
 SecretValue = Annotated[str, _text("up to 4096 printable characters", spelling.secret_value), SECRET_TEXT]
+SecretText = Annotated[
+    str, _text("1 to 65536 characters", spelling.secret_text, minLength=1, maxLength=65536), SECRET_TEXT
+]
 WireguardSecret = Annotated[str, _text("32 bytes in base64", spelling.wireguard_key), SECRET_TEXT]
 
 Hostname = Annotated[
@@ -270,4 +274,119 @@ Words = Annotated[
 UserName = Annotated[
     str,
     _text("1 to 255 printable characters, no space at an end", spelling.words, "puller", maxLength=255, **_OR_NUMBER),
+]
+
+WorkloadName = Annotated[
+    str,
+    _matching(
+        "1 to 63 lower-case letters, digits and '-', neither first nor last a '-' (RFC 1123)",
+        spelling.LABEL,
+        "it is no such name",
+        "web",
+    ),
+]
+ImageReference = Annotated[
+    str,
+    _text(
+        "an image's name: HOST/PATH:TAG or HOST/PATH@DIGEST",
+        spelling.image_reference,
+        "docker.io/library/nginx:1.27",
+        pattern="^[^:@/ ][^ ]*$",
+    ),
+]
+ImagePattern = Annotated[
+    str,
+    _text(
+        "HOST, or HOST/PATH with the beginning of a path, without tag; or '*'",
+        spelling.image_pattern,
+        "registry.example.org/team",
+        pattern="^[^@ ]+$",
+    ),
+]
+PublicKeyPem = Annotated[
+    str,
+    _text(
+        "one public key in PEM: ECDSA on P-256, P-384 or P-521, Ed25519, or RSA of 2048 to 8192 bits",
+        spelling.public_key,
+        "-----BEGIN PUBLIC KEY-----...",
+        pattern="-----BEGIN PUBLIC KEY-----",
+    ),
+]
+Line = Annotated[str, _text("up to 32768 characters", spelling.line, maxLength=32768, **_OR_NUMBER)]
+ContainerPath = Annotated[
+    str,
+    _text("an absolute path without '..', not '/' itself", spelling.container_path, "/srv/data", pattern="^/[^/]"),
+]
+ContainerDirectory = Annotated[
+    str, _text("an absolute path without '..'", spelling.container_directory, "/srv", pattern="^/")
+]
+UrlPath = Annotated[
+    str,
+    _matching(
+        "'/' and up to 2047 more printable characters of ASCII, no spaces",
+        "/[!-~]{0,2047}",
+        "it is no path of an address",
+        "/healthz",
+    ),
+]
+CpuAmount = Annotated[
+    str,
+    _text(
+        "a number from 0.001 to 1024 with up to three decimals",
+        spelling.cpu_amount,
+        "0.25",
+        pattern=r"^[0-9]{1,4}(\.[0-9]{1,3})?$",
+        **_OR_NUMBER,
+    ),
+]
+HugepageSize = Annotated[str, _text("2MiB or 1GiB", spelling.hugepage_size, "2MiB", pattern="^[0-9]+ ?[A-Za-z]*$")]
+FileMode = Annotated[
+    str,
+    _text(
+        "3 or 4 octal digits, of 4 the first one 0",
+        spelling.file_mode,
+        "0400",
+        pattern="^0?[0-7]{3}$",
+        **_OR_NUMBER,
+    ),
+]
+UserAndGroup = Annotated[
+    str,
+    _text(
+        f"a number up to {2**32 - 2} or a name, alone or with ':' and a group's",
+        spelling.user_and_group,
+        "1000:1000",
+        pattern="^[^:]+(:[^:]+)?$",
+        **_OR_NUMBER,
+    ),
+]
+Owner = Annotated[
+    str,
+    _text(
+        f"UID or UID:GID, numbers up to {2**32 - 2}",
+        spelling.owner,
+        "1000:1000",
+        pattern="^[0-9]+(:[0-9]+)?$",
+        **_OR_NUMBER,
+    ),
+]
+CapabilityName = Annotated[
+    str,
+    _text(
+        "a capability of the kernel, such as NET_ADMIN, or ALL",
+        spelling.capability,
+        "NET_BIND_SERVICE",
+        pattern="^[A-Za-z_]+$",
+    ),
+]
+# As CDI's own pkg/parser has it, but for one thing: of a vendor or class of one letter it slices out of bounds, which is a panic.
+CdiName = Annotated[
+    str,
+    _matching(
+        "VENDOR/CLASS=DEVICE, as CDI names devices",
+        "[A-Za-z][A-Za-z0-9_.-]{0,251}[A-Za-z0-9]/[A-Za-z][A-Za-z0-9_.-]{0,61}[A-Za-z0-9]"
+        "=[A-Za-z0-9]([A-Za-z0-9_.:-]{0,253}[A-Za-z0-9])?",
+        "it is no name of a CDI device",
+        "vendor.com/class=device",
+    ),
 ]

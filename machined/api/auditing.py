@@ -58,10 +58,10 @@ class AuditInterceptor(_Interceptor):
             wrap, inner = grpc.unary_unary_rpc_method_handler, self._one(method, handler.unary_unary)
         elif handler.unary_stream:
             wrap, inner = grpc.unary_stream_rpc_method_handler, self._many(method, handler.unary_stream)
+        elif handler.stream_unary:
+            wrap, inner = grpc.stream_unary_rpc_method_handler, self._one(method, handler.stream_unary)
         else:
-            return (
-                None  # the contract has no such method that changes something; one that is not recorded is not served
-            )
+            wrap, inner = grpc.stream_stream_rpc_method_handler, self._conversation(method, handler.stream_stream)
         return wrap(inner, handler.request_deserializer, handler.response_serializer)
 
     def _one(self, method: str, answer: Callable[..., Awaitable[Any]]) -> Any:
@@ -93,6 +93,27 @@ class AuditInterceptor(_Interceptor):
             )  # it may last for days: the record does not wait for its end
             async for response in answer(request, context):
                 yield response
+
+        return recorded
+
+    def _conversation(self, method: str, answer: Callable[..., AsyncIterator[Any]]) -> Any:
+        async def recorded(requests: Any, context: grpc.aio.ServicerContext[Any, Any]) -> AsyncIterator[Any]:
+            """What it is about is in the first request: the record waits for what the handler makes of that, and no longer."""
+            caller = await caller_of(context)
+            notes: list[str] = []
+            _NOTES.set(notes)
+            written = False
+            try:
+                async for response in answer(requests, context):
+                    if not written:
+                        self._write(caller, method, "OK", notes)
+                        written = True
+                    yield response
+            except BaseException as error:
+                if not written:
+                    aborted = isinstance(error, grpc.aio.AbortError)
+                    self._write(caller, method, _outcome(context) if aborted else f"UNKNOWN: {error!r}", notes)
+                raise
 
         return recorded
 

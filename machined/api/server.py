@@ -7,15 +7,19 @@ from typing import TYPE_CHECKING
 
 import grpc.aio
 
+from basalt.machine.v1 import containers_pb2_grpc as container_stubs
 from basalt.machine.v1 import machine_pb2_grpc as stubs
 from machined import paths
 from machined.api.auditing import AuditInterceptor, RefusalHandler
 from machined.api.config import ConfigApi
+from machined.api.containers import ContainerApi
 from machined.api.identity import IdentityApi
+from machined.api.images import ImageApi
 from machined.api.logs import LogApi
 from machined.api.network import NetworkApi
 from machined.api.services import ServiceApi
 from machined.api.system import SystemApi
+from machined.api.workloads import WorkloadApi
 from machined.sequences import boottime_usec
 
 if TYPE_CHECKING:
@@ -39,6 +43,9 @@ async def start(node: Node) -> grpc.aio.Server:
     stubs.add_IdentityServiceServicer_to_server(IdentityApi(node), server)
     stubs.add_ServiceServiceServicer_to_server(ServiceApi(node), server)
     stubs.add_LogServiceServicer_to_server(LogApi(node), server)
+    container_stubs.add_ImageServiceServicer_to_server(ImageApi(node), server)
+    container_stubs.add_WorkloadServiceServicer_to_server(WorkloadApi(node), server)
+    container_stubs.add_ContainerServiceServicer_to_server(ContainerApi(node), server)
     mask = os.umask(0o177)  # the socket must never exist with a wider mode, not even for a moment
     try:
         server.add_insecure_port(f"unix:{socket}")

@@ -66,18 +66,23 @@ async def take(step: Step, device: Path, disk: Disk, table: Table) -> None:
             )
             await run([*_SFDISK_WRITE, "--append", str(device)], stdin=script.encode())
         case Make(number, label):
-            await make_filesystem(device.parent / disk.device_of(number), label)
+            await make_filesystem(device.parent / disk.device_of(number), label, projects=label == paths.LABEL_DATA)
             await run([*_SFDISK_WRITE, "--part-label", str(device), str(number), label])
         case Grow(number, size_bytes):
             await run([*_SFDISK_WRITE, "-N", str(number), str(device)], stdin=f", {size_bytes // sector}\n".encode())
     flush(device)
 
 
-async def make_filesystem(device: Path, label: str) -> None:
-    """An empty ext4 on *device*; on stable storage when this returns."""
+async def make_filesystem(device: Path, label: str, *, projects: bool = False) -> None:
+    """An empty ext4 on *device*; on stable storage when this returns.
+
+    :param projects: whether directories can be given quotas (Documentation/filesystems/quota.rst).
+    """
+    features = ["-O", "quota,project", "-E", "quotatype=prjquota"] if projects else []
     await run(
         [
             paths.MKE2FS,
+            *features,
             "-q",
             "-F",
             "-t",

@@ -71,9 +71,9 @@ def rules_of(files: Iterable[FileDescriptor]) -> dict[str, Rule]:
 
 def contract() -> Mapping[str, Rule]:
     """The rules of the node's API."""
-    from basalt.machine.v1 import machine_pb2
+    from basalt.machine.v1 import containers_pb2, machine_pb2
 
-    return rules_of([machine_pb2.DESCRIPTOR])
+    return rules_of([machine_pb2.DESCRIPTOR, containers_pb2.DESCRIPTOR])
 
 
 def decide(rule: Rule, mode: str, roles: frozenset[Role]) -> Verdict:

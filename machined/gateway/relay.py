@@ -52,6 +52,7 @@ _Context = grpc.aio.ServicerContext[bytes, bytes]
 _Metadata = tuple[tuple[str, str | bytes], ...]
 
 
+_FAILED_WRITE = "Internal error from Core"  # grpc/aio/_call.py
 _AS_IS: Any = None  # serialisers: messages stay bytes
 
 if TYPE_CHECKING:
@@ -99,11 +100,12 @@ class Relay(_Handler):
         async def relay(request: Any, context: _Context) -> bytes:
             admitted = await self._admit(rule, context)
             inner = call(request, timeout=context.time_remaining(), metadata=admitted.metadata)
+            end = _End(inner)
             with self._calls.open(admitted.certificate_pem, inner, grace_s=grace_s) as opened:
                 try:
                     response: bytes = await inner
                 except grpc.aio.AioRpcError as error:
-                    await _pass_on(error, context)
+                    await end.pass_on(error, context)
                 except asyncio.CancelledError:
                     await self._end(rule, opened, admitted, context)
             return response
@@ -116,12 +118,13 @@ class Relay(_Handler):
         async def relay(request: Any, context: _Context) -> AsyncIterator[bytes]:
             admitted = await self._admit(rule, context)
             inner = call(request, timeout=context.time_remaining(), metadata=admitted.metadata)
+            end = _End(inner)
             with self._calls.open(admitted.certificate_pem, inner) as opened:
                 try:
                     async for response in inner:
                         yield response
                 except grpc.aio.AioRpcError as error:
-                    await _pass_on(error, context)
+                    await end.pass_on(error, context)
                 except asyncio.CancelledError:
                     await self._end(rule, opened, admitted, context)
                 finally:
@@ -238,8 +241,35 @@ def address_of(peer: str) -> str:
     return unquote(peer.partition(":")[2])
 
 
-async def _pass_on(error: grpc.aio.AioRpcError, context: _Context) -> NoReturn:
-    """End the outer call as the inner one ended. UNAVAILABLE is what gRPC itself says when nobody listens on the socket."""
-    code = error.code()
-    details = RESTARTING if code is grpc.StatusCode.UNAVAILABLE else error.details() or ""
-    await context.abort(code, details)
+class _End:
+    """How an inner call ended, noted at that moment.
+
+    When machined ends a call whose requests still stream, grpc.aio's write to it fails, and what that says (INTERNAL, "Internal error
+    from Core") may replace the status that had already come.
+    """
+
+    def __init__(self, call: Any) -> None:
+        self._first: tuple[grpc.StatusCode, str] | None = None
+        call.add_done_callback(self._note)
+
+    def _note(self, call: Any) -> None:
+        code, details = _at_once(call.code()), _at_once(call.details())
+        if isinstance(code, grpc.StatusCode):
+            self._first = (code, details if isinstance(details, str) else "")
+
+    async def pass_on(self, error: grpc.aio.AioRpcError, context: _Context) -> NoReturn:
+        """End the outer call as the inner one ended. UNAVAILABLE is what gRPC itself says when nobody listens on the socket."""
+        code, details = error.code(), error.details() or ""
+        if details == _FAILED_WRITE and self._first and self._first[0] is not grpc.StatusCode.OK:
+            code, details = self._first
+        await context.abort(code, RESTARTING if code is grpc.StatusCode.UNAVAILABLE else details)
+
+
+def _at_once(answer: Any) -> object:
+    """What a coroutine that need not wait returns."""
+    try:
+        answer.send(None)
+    except StopIteration as done:
+        return done.value
+    answer.close()
+    return None

@@ -63,14 +63,14 @@ async def bring_up(volume: VolumeConfig, disk: Candidate, dev: Path, sysfs: Path
             case Make(number):
                 partition = dev / facts.device_of(number)
                 await _known_to_kernel(device, sysfs)
-                await make_filesystem(partition, volume.name)
+                await make_filesystem(partition, volume.name, projects=True)
                 await run([paths.SFDISK, "--quiet", "--part-label", str(device), str(number), label])
                 await asyncio.to_thread(flush, device)
             case Mount(number):
                 await _known_to_kernel(device, sysfs)
                 target.mkdir(mode=0o755, parents=True, exist_ok=True)
                 flags = FLAGS | (MS_RDONLY if volume.read_only else 0)
-                await check_and_mount(dev / facts.device_of(number), target, flags)
+                await check_and_mount(dev / facts.device_of(number), target, flags, quotas=True)
                 return
     raise BasaltError(f"{disk} does not become a volume", why=f"{STEPS_MAX} steps were not enough")
 

@@ -61,5 +61,5 @@ def compress_hints(cold: Sequence[str], cluster_bytes: int) -> str:
 
     A line is cluster size, index of the algorithm, and a POSIX regular expression, in which "." and "+" must be bracketed.
     """
-    patterns = (re.sub(r"([.+])", r"[\1]", name) for name in cold)
+    patterns = (re.sub(r"([.+])", r"[\1]", name).replace("*", "[^/]*") for name in cold)
     return "".join(f"{cluster_bytes} 1 {pattern}$\n" for pattern in patterns)

@@ -21,16 +21,19 @@ def debian_step(
     python: Step,
     debian: DebianLock,
     picks: Mapping[str, Sequence[str]],
+    links: Mapping[str, str],
     authorities: Mapping[str, Sequence[str]],
 ) -> Step:
     """What the root has of Debian.
 
     :param python: its ELF files count as needing libraries too.
     :param picks: the profile's globs by package.
+    :param links: targets of symbolic links, by path.
     :param authorities: globs by package of certificates that are joined into one file.
     """
     params = {
         "picks": {name: list(globs) for name, globs in picks.items()},
+        "links": dict(links),
         "authorities": {name: list(globs) for name, globs in authorities.items()},
         "versions": {name: package.version for name, package in debian.members("image").items()},
     }
@@ -44,6 +47,8 @@ def build_debian(ctx: Context) -> None:
     pool, versions = ctx.input("pool").resolve(), ctx.params["versions"]
     for package, name in _picked(pool, versions, ctx.params["picks"], "packages"):
         _add(part, pool / package, name, f"{package} {versions[package]}")
+    for name, target in ctx.params["links"].items():
+        part.link(name, target, "profile")
     certificates = list(_picked(pool, versions, ctx.params["authorities"], "authorities"))
     if certificates:
         joined = b"".join((pool / package / name).read_bytes().strip() + b"\n" for package, name in certificates)

@@ -35,12 +35,14 @@ _LINKS = {
     "lib": "usr/lib",
     "lib64": "usr/lib64",
     "usr/sbin/init": "../../init",
+    "etc/cni": "../run/cni",
     "etc/os-release": "../usr/lib/os-release",
     "etc/hostname": "../run/etc/hostname",
     "etc/hosts": "../run/etc/hosts",
     "etc/machine-id": "../run/etc/machine-id",
     "etc/mtab": "../proc/self/mounts",
     "etc/resolv.conf": "../run/etc/resolv.conf",
+    "opt": "var/opt",
     "var/run": "../run",
 }
 _INIT = "#!/usr/bin/python3.13 -I\nfrom machined.init import main\n\nmain()\n"

@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import datetime
-import sys
-from collections.abc import Callable, Iterator
-from typing import TypeVar
+from collections.abc import Iterator
 
 from basalt import output
 from basalt.client import Target, connect
-from basalt.commandline import Arguments, report_error
+from basalt.commandline import Arguments
 from basalt.machine.v1 import machine_pb2 as api
 from basalt.pki import clock
-from osctl.fleet import Outcome, exit_code, stream_all
 from osctl.messages import plain
-from osctl.selection import targets_of, timeout_of
-
-T = TypeVar("T")
+from osctl.selection import timeout_of
+from osctl.streaming import stream, write_lines
 
 
 def logs(arguments: Arguments) -> int:
@@ -26,12 +22,12 @@ def logs(arguments: Arguments) -> int:
 
     def write(target: Target, chunk: bytes, label: bytes) -> None:
         if arguments.form == "table":
-            _write(chunk, label)
+            write_lines(chunk, label)
             return
         for line in chunk.decode("utf-8", "replace").splitlines():
             output.emit_line({"node": target.name, "line": line}, arguments.form)
 
-    return _stream(arguments, read, write)
+    return stream(arguments, read, write)
 
 
 def dmesg(arguments: Arguments) -> int:
@@ -41,11 +37,11 @@ def dmesg(arguments: Arguments) -> int:
 
     def write(target: Target, message: api.KernelMessage, label: bytes) -> None:
         if arguments.form == "table":
-            _write(f"[{message.timestamp_usec / 1e6:12.6f}] {message.text}\n".encode(), label)
+            write_lines(f"[{message.timestamp_usec / 1e6:12.6f}] {message.text}\n".encode(), label)
         else:
             output.emit_line({"node": target.name, **plain(message)}, arguments.form)
 
-    return _stream(arguments, read, write)
+    return stream(arguments, read, write)
 
 
 def audit(arguments: Arguments) -> int:
@@ -55,11 +51,11 @@ def audit(arguments: Arguments) -> int:
 
     def write(target: Target, record: api.AuditRecord, label: bytes) -> None:
         if arguments.form == "table":
-            _write(f"{_audit_line(record)}\n".encode(), label)
+            write_lines(f"{_audit_line(record)}\n".encode(), label)
         else:
             output.emit_line({"node": target.name, **plain(record)}, arguments.form)
 
-    return _stream(arguments, read, write)
+    return stream(arguments, read, write)
 
 
 def _audit_line(record: api.AuditRecord) -> str:
@@ -76,27 +72,3 @@ def _audit_line(record: api.AuditRecord) -> str:
         f"and {record.repeated} more like it" if record.repeated else "",
     )
     return output.printable("  ".join(word for word in words if word))
-
-
-def _write(chunk: bytes, label: bytes) -> None:
-    """Write whole lines as they came, each behind *label*."""
-    if label:
-        chunk = b"".join(label + line for line in chunk.splitlines(keepends=True))
-    sys.stdout.buffer.write(chunk)
-    sys.stdout.buffer.flush()
-
-
-def _stream(
-    arguments: Arguments, read: Callable[[Target], Iterator[T]], write: Callable[[Target, T, bytes], None]
-) -> int:
-    targets = targets_of(arguments)
-    width = max(len(target.name) for target in targets)
-    failed: list[Outcome[T]] = []
-    for outcome in stream_all(targets, read):
-        if outcome.error is not None:
-            report_error("osctl", outcome.error, as_json=arguments.form == "json")
-            failed.append(outcome)
-        elif outcome.answer is not None:
-            label = f"{outcome.target.name.ljust(width)} | ".encode() if len(targets) > 1 else b""
-            write(outcome.target, outcome.answer, label)
-    return exit_code(failed)

@@ -1,5 +1,7 @@
 """Nodes for tests: booted by ``osbuild boot``, spoken to by ``osctl``, and broken through the fault agent where a test asks for it.
 
+A node that pulls images finds a registry on the host; see :mod:`tests.node.registry`.
+
 What a test waits for, it waits for with :func:`until`, which gives up after a patience that no working node ever needs. What the nodes
 of a failed test have to say for themselves is in its report.
 """
@@ -25,6 +27,12 @@ from basalt.errors import BasaltError
 from osbuild.vm import machines
 from osctl.messages import plain
 from tests.conftest import answer, command
+from tests.node import registry as registries
+from tests.node import registry_proxy
+from tests.node.images import Images
+from tests.node.registry import Registry
+from tests.node.registry_proxy import FaultyRegistry
+from tests.node.registry_tools import Tools, tree
 
 ANSWER_S = 180.0  # for one call: several emulated nodes share the host's cores with the tests
 SOON_S = 10.0  # for a call to a node that may not be there: what was sent to it is lost, and it is asked again
@@ -171,6 +179,8 @@ def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.Tes
     report = yield
     if report.failed:
         report.sections += [(f"node {name}", _story(node)) for name, node in _running.items()]
+        report.sections += [(f"registry {name}", story) for name, story in registries.stories()]
+        report.sections += [(f"faulty registry {name}", story) for name, story in registry_proxy.stories()]
     return report
 
 
@@ -207,6 +217,32 @@ def boot(request: pytest.FixtureRequest, own_home: None) -> Iterator[Boot]:
 def boot_faulty(boot: Boot) -> Callable[[], Node]:
     """Boot a node with the fault agent."""
     return lambda: boot(profile=HERE / "faulty.toml", machine=HERE / "faulty-machine.toml")
+
+
+@pytest.fixture(scope="session")
+def registry_tools(tmp_path_factory: pytest.TempPathFactory) -> Tools:
+    """What makes, signs and moves container images."""
+    return Tools(tree(), tmp_path_factory.mktemp("registry"))
+
+
+@pytest.fixture(scope="session")
+def images(registry_tools: Tools) -> Images:
+    """Container images, each made when it is first asked for."""
+    return Images(registry_tools)
+
+
+@pytest.fixture(scope="module")
+def registry(registry_tools: Tools) -> Iterator[Registry]:
+    """A registry that lets everybody in, empty at the beginning of the module."""
+    with registries.running(registry_tools) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def faulty_registry(registry: Registry) -> Iterator[FaultyRegistry]:
+    """The same registry, by way of a proxy that can do harm."""
+    with registry_proxy.faulty(registry) as proxy:
+        yield proxy
 
 
 @pytest.fixture(scope="session")

@@ -8,6 +8,8 @@ import string
 from typing import Any, get_args
 
 import msgspec
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from hypothesis import reject, settings
 from hypothesis import strategies as st
 from msgspec import NODEFAULT, structs
@@ -49,8 +51,36 @@ _HOST_PORT = st.builds(lambda host, port: f"{bracketed(host)}:{port}", _HOST, _P
 # Every secret has a digit and is long enough to be found in a text that must not have it.
 _PRINTABLE = st.characters(min_codepoint=32, max_codepoint=0x2FF, exclude_categories=["C", "Zs", "Zl", "Zp"])
 SECRET = st.text(_PRINTABLE | st.just(" "), max_size=40).map(lambda text: f"s3cr3t-{text}")
+# Any text that a program can be given; in UTF-8 there are no surrogates.
+_LINE = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=20)
+_SECRET_LINES = st.builds(
+    lambda lines, between, end: between.join(lines) + end,
+    st.lists(SECRET, min_size=1, max_size=3),
+    st.sampled_from(["\n", "\n\n", "\n  ", "\r\n", "\n\t"]),
+    st.sampled_from(["", "\n", "\n\n", " \n"]),
+)
+_PATH = st.lists(_WORD, min_size=1, max_size=3).map(lambda parts: "/" + "/".join(parts))
+_ID = st.integers(0, 2**32 - 2).map(str)
+_USER = _ID | _LOWER
+_IMAGE = (
+    _LOWER
+    | st.builds("{}/{}:{}".format, _HOST_PORT, _LOWER, _WORD)
+    | st.builds("{}@sha256:{}".format, _LOWER, st.binary(min_size=32, max_size=32).map(bytes.hex))
+)
 _PEM = st.binary(min_size=1, max_size=200).map(
     lambda der: f"-----BEGIN CERTIFICATE-----\n{base64.b64encode(der).decode()}\n-----END CERTIFICATE-----"
+)
+
+
+_PATTERN = st.just("*") | _HOST_PORT | st.builds("{}/{}/{}".format, _HOST_PORT, _LOWER, _LOWER | st.just("*"))
+# Another key for each number, all of them on the curve.
+_PUBLIC_KEY = st.integers(1, 2**64).map(
+    lambda secret: (
+        ec.derive_private_key(secret, ec.SECP256R1())
+        .public_key()
+        .public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+        .decode()
+    )
 )
 
 
@@ -78,6 +108,7 @@ _TEXTS: dict[int, Strategy] = {
         (values.WireguardSecret, _KEY),
         (values.Secret, SECRET),
         (values.SecretValue, SECRET | st.just("")),
+        (values.SecretText, _SECRET_LINES),
         (values.SocketAddress, _HOST_PORT),
         (values.PortRange, st.builds(lambda a, b: f"{min(a, b)}-{max(a, b)}", _PORT, _PORT)),
         (values.LogEndpoint, st.builds("{}://{}".format, st.sampled_from(["udp", "tcp"]), _HOST_PORT)),
@@ -96,6 +127,21 @@ _TEXTS: dict[int, Strategy] = {
         (values.EnvironmentName, _LOWER.map(lambda name: f"X_{name}")),
         (values.Words, st.text(_PRINTABLE, min_size=1, max_size=20)),
         (values.UserName, st.text(_PRINTABLE, min_size=1, max_size=20)),
+        (values.WorkloadName, _WORD.map(str.lower)),
+        (values.ImageReference, _IMAGE),
+        (values.ImagePattern, _PATTERN),
+        (values.PublicKeyPem, _PUBLIC_KEY),
+        (values.Line, _LINE),
+        (values.ContainerPath, _PATH),
+        (values.ContainerDirectory, _PATH | st.just("/")),
+        (values.UrlPath, _PATH),
+        (values.CpuAmount, st.integers(1, 1024_000).map(lambda millis: f"{millis / 1000:.3f}")),
+        (values.HugepageSize, st.sampled_from(["2 MiB", "1GiB", "1024MiB"])),
+        (values.FileMode, st.integers(0, 0o777).map("{:03o}".format)),
+        (values.UserAndGroup, _USER | st.builds("{}:{}".format, _USER, _USER)),
+        (values.Owner, _ID | st.builds("{}:{}".format, _ID, _ID)),
+        (values.CapabilityName, st.sampled_from(["CAP_NET_ADMIN", "cap_bpf", "chown", "SYS_TIME", "KILL", "ALL"])),
+        (values.CdiName, st.builds("{}.com/class{}={}:{}".format, _LOWER, _WORD, _WORD, _WORD)),
     )
 }
 
@@ -121,8 +167,14 @@ def value(shape: Shape) -> Strategy:
         case Table():
             return st.dictionaries(value(shape.name), value(shape.value), max_size=3)
         case Part():
-            return struct(shape.struct)
+            return _HUGEPAGES if shape.struct is kinds.Hugepages else struct(shape.struct)
 
+
+_HUGEPAGES = st.builds(
+    lambda page, count: kinds.Hugepages(page=page, limit=f"{count}{page[1:]}" if page[0] == "1" else f"{2 * count}MiB"),
+    st.sampled_from(["2MiB", "1GiB"]),
+    st.integers(1, 999),
+)
 
 # Fields that contradict one another when they are drawn by themselves.
 _APART: dict[type, Strategy] = {
@@ -140,6 +192,8 @@ _APART: dict[type, Strategy] = {
     kinds.Bond: st.sampled_from([{"links", "mode"}, {"links", "monitor_interval_ms"}]),
     kinds.DiskSelector: st.sampled_from([{"wwn"}, {"serial", "model", "size_min"}, {"size_max"}]),
     kinds.Route: st.just({"to", "metric"}),
+    kinds.HealthCheck: st.sampled_from([{"exec", "interval_s", "failures"}, {"tcp", "timeout_s"}, {"http", "grace_s"}]),
+    kinds.WorkloadVolume: st.sampled_from([{"name", "size", "medium"}, {"name", "disk", "owner"}]),
 }
 _NEEDED = {
     "match",
@@ -154,6 +208,10 @@ _NEEDED = {
     "wwn",
     "size_max",
     "serial",
+    "exec",
+    "tcp",
+    "http",
+    "size",
 }
 
 
@@ -167,10 +225,40 @@ def struct(draw: st.DrawFn, kind: type[msgspec.Struct]) -> Any:
             continue
         if field.required or (apart is not None and field.name in _NEEDED) or draw(st.integers(0, 3)):
             chosen[field.name] = draw(value(field.shape))
-    made = kind(**chosen)
+    made = _related(kind(**chosen))
     while findings := [finding for rule in RULES.get(kind, ()) for finding in rule(made)]:
-        made = _repaired(made, findings[0].path)
+        made = _related(_repaired(made, findings[0].path))
     return made
+
+
+def _related(made: Any) -> Any:
+    """The same with names of things that are there."""
+    if isinstance(made, kinds.WorkloadConfig):
+        containers = tuple(
+            structs.replace(
+                each,
+                mounts=_renamed(each.mounts, "volume", made.volumes),
+                secrets=_renamed(each.secrets, "secret", made.secrets),
+            )
+            for each in made.containers
+        )
+        return structs.replace(made, containers=containers)
+    if isinstance(made, Configuration):
+        disk = made.volumes[0].name if made.volumes else None
+        workloads = tuple(
+            structs.replace(
+                workload,
+                volumes=tuple(structs.replace(each, disk=each.disk and disk) for each in workload.volumes),
+            )
+            for workload in made.workloads
+        )
+        return structs.replace(made, workloads=workloads)
+    return made
+
+
+def _renamed(mounts: tuple[Any, ...], field: str, there: tuple[Any, ...]) -> tuple[Any, ...]:
+    pairs = [(mount, there[at % len(there)].name) for at, mount in enumerate(mounts) if there]
+    return tuple(structs.replace(mount, **{field: name}) for mount, name in pairs)
 
 
 def _repaired(made: Any, path: Path) -> Any:
@@ -202,7 +290,7 @@ def _named(kind: type[msgspec.Struct], most: int) -> Strategy:
 
 
 CONFIGURATIONS: st.SearchStrategy[Configuration] = st.builds(
-    Configuration,
+    lambda **fields: _related(Configuration(**fields)),
     machine=st.none() | struct(kinds.MachineConfig),
     network=st.none() | struct(kinds.NetworkConfig),
     time=st.none() | struct(kinds.TimeConfig),
@@ -211,4 +299,5 @@ CONFIGURATIONS: st.SearchStrategy[Configuration] = st.builds(
     volumes=_named(kinds.VolumeConfig, 3),
     firewall=st.none() | struct(kinds.FirewallConfig),
     services=_named(kinds.ServiceConfig, 2),
+    workloads=_named(kinds.WorkloadConfig, 2),
 ).filter(_no_rule_broken)

@@ -25,6 +25,7 @@ from basalt.machine.v1 import machine_pb2 as api
 from basalt.machine.v1 import machine_pb2_grpc as stubs
 from basalt.roles import Role
 from machined.gateway.main import REPLACEMENT_PAUSE_S
+from tests.unit.fake_containers import FakeContainers
 
 DAY = datetime.timedelta(days=1)
 
@@ -71,21 +72,25 @@ class _Checks(_Interceptor):
             if needed is None or not roles.permitted(pki.roles_of(certificate), needed):
                 context.abort(grpc.StatusCode.PERMISSION_DENIED, f"{method} needs the role {needed}")
 
-        if handler.response_streaming:
+        kind = f"{_word(handler.request_streaming)}_{_word(handler.response_streaming)}"
+        inner: Any = getattr(handler, kind)
 
-            def stream(request: Any, context: grpc.ServicerContext) -> Iterator[Any]:
-                check(context)
-                yield from handler.unary_stream(request, context)
-
-            return grpc.unary_stream_rpc_method_handler(
-                stream, handler.request_deserializer, handler.response_serializer
-            )
+        def stream(request: Any, context: grpc.ServicerContext) -> Iterator[Any]:
+            check(context)
+            yield from inner(request, context)
 
         def unary(request: Any, context: grpc.ServicerContext) -> Any:
             check(context)
-            return handler.unary_unary(request, context)
+            return inner(request, context)
 
-        return grpc.unary_unary_rpc_method_handler(unary, handler.request_deserializer, handler.response_serializer)
+        make: Any = getattr(grpc, f"{kind}_rpc_method_handler")
+        checked = stream if handler.response_streaming else unary
+        return make(checked, handler.request_deserializer, handler.response_serializer)
+
+
+def _word(streaming: bool) -> str:
+    """How gRPC calls it."""
+    return "stream" if streaming else "unary"
 
 
 class FakeNode(
@@ -126,6 +131,7 @@ class FakeNode(
         self.on_reboot: Callable[[], None] = lambda: None
         self.on_shutdown: Callable[[], None] = lambda: None
         self.loses_answers = False  # goes down before it has answered the call that asks for it
+        self.containers = FakeContainers(self._refuse)
         self.port = 0
         self._server: grpc.Server | None = None
 
@@ -146,6 +152,7 @@ class FakeNode(
         stubs.add_NetworkServiceServicer_to_server(self, self._server)
         stubs.add_ServiceServiceServicer_to_server(self, self._server)
         stubs.add_LogServiceServicer_to_server(self, self._server)
+        self.containers.add_to(self._server)
         credentials = grpc.dynamic_ssl_server_credentials(
             self._tls(), self._next_tls, require_client_authentication=True
         )

@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import datetime
+import itertools
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import grpc
@@ -18,6 +19,8 @@ from basalt import pki
 from basalt.client import Target, connect, diagnosis
 from basalt.endpoint import Endpoint
 from basalt.errors import BasaltError, RefusedError, UnreachableError
+from basalt.machine.v1 import containers_pb2 as containers
+from basalt.machine.v1 import containers_pb2_grpc as containers_grpc
 from basalt.machine.v1 import machine_pb2 as api
 from basalt.roles import Role
 from machined.gateway import relay
@@ -28,6 +31,30 @@ from tests.unit.fake_node import DAY, Authority
 
 async def _version(request: api.VersionRequest, context: object) -> api.VersionResponse:
     return api.VersionResponse(version="0.1.0")
+
+
+class _Images(containers_grpc.ImageServiceServicer):
+    """Counts what an archive has."""
+
+    async def ImportImage(  # noqa: N802
+        self, requests: AsyncIterator[containers.ImportImageRequest], context: object
+    ) -> containers.ImportImageResponse:
+        size = sum([len(request.chunk) async for request in requests])
+        return containers.ImportImageResponse(images=[containers.Image(size_bytes=size)])
+
+
+class _Workloads(containers_grpc.WorkloadServiceServicer):
+    """Runs a command that says back what it is told."""
+
+    async def WorkloadExec(  # noqa: N802
+        self, requests: AsyncIterator[containers.WorkloadExecRequest], context: object
+    ) -> AsyncIterator[containers.WorkloadExecResponse]:
+        async for request in requests:
+            if request.input:
+                yield containers.WorkloadExecResponse(output=request.input)
+            if request.end_of_input:
+                break
+        yield containers.WorkloadExecResponse(ended=True, exit_code=3)
 
 
 def _stand_in() -> grpc.GenericRpcHandler[api.VersionRequest, api.VersionResponse]:
@@ -61,6 +88,8 @@ def gateway(
     async def serve() -> None:
         inner = grpc.aio.server()
         inner.add_generic_rpc_handlers((_stand_in(),))
+        containers_grpc.add_ImageServiceServicer_to_server(_Images(), inner)
+        containers_grpc.add_WorkloadServiceServicer_to_server(_Workloads(), inner)
         if machined:
             inner.add_insecure_port(f"unix:{directory}/m.sock")
         await inner.start()
@@ -115,6 +144,18 @@ def test_operator_gets_through(tmp_path: Path, authority: Authority, server: pki
         assert client.version().version == "0.1.0"
         with pytest.raises(RefusedError, match="needs the role os:operator; the certificate carries: os:reader"):
             client.reboot()
+
+
+def test_streams_to_the_node_get_through(tmp_path: Path, authority: Authority, server: pki.Identity) -> None:
+    with (
+        gateway(tmp_path, CONFIGURED, authority.identity.certificate_pem, server) as endpoint,
+        connect(Target("node-1", endpoint, server.fingerprint, authority.client())) as client,
+    ):
+        (image,) = client.import_image(itertools.repeat(bytes(3 << 19), 5)).images
+        assert image.size_bytes == 5 * (3 << 19)
+        further = [containers.WorkloadExecRequest(input=b"a"), containers.WorkloadExecRequest(end_of_input=True)]
+        first, last = client.workload_exec("web", ["cat"], further=further)
+        assert (first.output, last.ended, last.exit_code) == (b"a", True, 3)
 
 
 def test_node_without_configuration_says_so(tmp_path: Path, authority: Authority, server: pki.Identity) -> None:

@@ -14,7 +14,8 @@ from basalt import config
 from basalt.config import tree
 from basalt.config.documents import KINDS, Configuration, LinkMatch, MachineConfig
 from basalt.config.redaction import redact_struct
-from basalt.config.values import REDACTED, Secret
+from basalt.config.spelling import cpu_amount
+from basalt.config.values import REDACTED, Secret, cpu_millis
 
 HEAD = "apiVersion: basalt.dev/v1alpha1\n"
 MACHINE = f"{HEAD}kind: MachineConfig\nhostname: node-1\n"
@@ -94,6 +95,32 @@ def test_one_spelling_for_each_value() -> None:
     assert spelled.links[0].match == LinkMatch(mac="52:54:00:ab:cd:ef")
     assert spelled.links[0].addresses == ("2001:db8::1/64",)
     assert spelled.dns.search == ("example.org",)
+
+
+def test_one_spelling_for_the_values_of_a_workload() -> None:
+    (workload,) = parse(
+        f"{HEAD}kind: WorkloadConfig\nname: web\nvolumes: [{{name: v, size: 1 GiB, owner: 007:0}}]\n"
+        "secrets: [{name: s, value: 1}]\ncontainers:\n- name: c\n  image: nginx\n  workingDir: /srv/\n"
+        "  args: [0400, 1.50, yes]\n  env: {A: 0x10}\n  mounts: [{volume: v, path: /data/}]\n"
+        "  secrets: [{secret: s, path: /key, mode: 440}]\n"
+        "  resources: {cpu: 01.50, hugepages: [{page: 2048KiB, limit: 64MiB}]}\n"
+        "  security: {user: 00:nogroup, addCapabilities: [CAP_NET_ADMIN, sys_time]}\n"
+    ).workloads
+    (container,) = workload.containers
+    assert (workload.volumes[0].size, workload.volumes[0].owner, workload.secrets[0].value) == ("1GiB", "7:0", "1")
+    assert (container.image, container.working_dir) == ("docker.io/library/nginx:latest", "/srv")
+    assert (container.args, container.env) == (("0400", "1.50", "yes"), {"A": "0x10"})
+    assert (container.mounts[0].path, container.secrets[0].mode) == ("/data", "0440")
+    assert (container.resources.cpu, container.resources.hugepages[0].page) == ("1.5", "2MiB")
+    assert (container.security.user, container.security.add_capabilities) == ("0:nogroup", ("NET_ADMIN", "SYS_TIME"))
+
+
+@pytest.mark.parametrize(
+    ("text", "millis", "spelled"),
+    [("2", 2000, "2"), ("0.25", 250, "0.25"), ("010.0", 10_000, "10"), ("0.001", 1, "0.001")],
+)
+def test_processors(text: str, millis: int, spelled: str) -> None:
+    assert (cpu_millis(text), cpu_amount(text)) == (millis, spelled)
 
 
 def test_documents_may_come_in_any_order_with_empty_ones_between() -> None:
@@ -354,6 +381,53 @@ def test_redacted_copy_with_tags_is_read_with_its_secrets() -> None:
     copy = config.render(config.redact(configuration, b"key"))
     assert b"correct" not in copy
     assert config.parse(copy, "node.yaml", secrets=config.secrets_of(configuration, b"key")) == configuration
+
+
+WORKLOAD = f"""\
+---
+{HEAD}kind: WorkloadConfig
+name: web
+containers:
+- name: app
+  image: docker.io/library/nginx:1.27
+  args:
+  - ''
+  - |
+    two
+    lines
+  env:
+    TOKEN_FILE: /run/secrets/token
+    WORKERS: '4'
+  secrets:
+  - secret: key
+    path: /run/secrets/key
+secrets:
+- name: key
+  value: |
+    -----BEGIN PRIVATE KEY-----
+    hunter2
+    -----END PRIVATE KEY-----
+"""
+
+
+def test_secret_of_a_workload_may_have_lines_and_is_not_shown() -> None:
+    configuration = parse(WORKLOAD)
+    assert config.render(configuration).decode() == WORKLOAD
+    read = config.render(config.redact(configuration)).decode()
+    assert read.endswith("secrets:\n- name: key\n  value: '[redacted]'\n")
+    assert "WORKERS: '4'" in read, "the environment is no secret"
+    copy = config.render(config.redact(configuration, b"key"))
+    assert config.parse(copy, "node.yaml", secrets=config.secrets_of(configuration, b"key")) == configuration
+    changed = parse(WORKLOAD.replace("hunter2", "hunter3").replace("WORKERS: '4'", "WORKERS: '5'"))
+    difference = config.diff(configuration, changed)
+    assert "hunter" not in difference and "BEGIN" not in difference
+    assert "-    WORKERS: '4'\n+    WORKERS: '5'\n" in difference
+    assert difference.count("value: '[redacted ") == 2, "that it differs is shown"
+
+
+def test_placeholder_in_a_block_is_no_secret() -> None:
+    block = WORKLOAD.partition("    -----")[0] + "    [redacted 1f09c24a]\n"
+    assert "$.secrets[0].value: a secret that is not valid" in problems(block)[0]
 
 
 def test_secret_of_another_tag_is_not_put_in() -> None:

@@ -10,6 +10,14 @@ from basalt.docs_examples import EXAMPLES
 KEY = "xTIBA5rboUvnH4htodjb6e697QjLERt1NAB4mZqp8Dg="
 OTHER_KEY = "yTIBA5rboUvnH4htodjb6e697QjLERt1NAB4mZqp8Dg="
 PEM = f"-----BEGIN CERTIFICATE-----\\n{'QUJD' * 16}\\n-----END CERTIFICATE-----\\n"
+KEY_PEM = "\n\n".join(  # in YAML's quotes, an empty line is a line's end
+    [
+        "-----BEGIN PUBLIC KEY-----",
+        "MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEz0VUMArKFhx2/+P65Sb5Lkyq2j//",
+        "AVycAdHPB3sSohF1bOKD4Fl6L+mTKat81Q7AMxcbIicwgliJfpcBI07iUg==",
+        "-----END PUBLIC KEY-----",
+    ]
+)
 
 
 def problems(kind: str, fields: str) -> list[str]:
@@ -224,6 +232,29 @@ def test_kernel_setting(name: str, value: str, expected: str) -> None:
             "mirrors: [{registry: a, endpoints: ['https://user:hunter2@b']}]",
             "found the text 'https://...@b': it is no http:// or https:// address without user",
         ),
+        ("RegistryConfig", f"signatures: [{{images: a.example/b, keys: ['{KEY_PEM}']}}]", ""),
+        (
+            "RegistryConfig",
+            f"signatures: [{{images: A.example/b/*, keys: ['{KEY_PEM}']}}, {{images: a.example/b, keys: ['{KEY_PEM}']}}]",
+            "signatures[1].images: the images a.example/b again; each once",
+        ),
+        ("RegistryConfig", "signatures: [{images: '*', keys: []}]", "signatures[0].keys: found an empty list"),
+        ("RegistryConfig", "signatures: [{images: '*'}]", "signatures[0].keys: keys is missing"),
+        (
+            "RegistryConfig",
+            f"signatures: [{{images: '*', keys: ['{KEY_PEM}', ' {KEY_PEM}']}}]",
+            "signatures[0].keys[1]: the same key again; each once",
+        ),
+        (
+            "RegistryConfig",
+            f"signatures: [{{images: 'a.example/b:1', keys: ['{KEY_PEM}']}}]",
+            "signatures[0].images: found a.example/b:1: a tag or digest has no place here",
+        ),
+        (
+            "RegistryConfig",
+            "signatures: [{images: '*', keys: [abc]}]",
+            "signatures[0].keys[0]: found abc: this is not one key in PEM; one public key in PEM: ECDSA",
+        ),
         ("VolumeConfig", "name: a\ndisk: {}", "VolumeConfig a: $.disk: found nothing that says which disk"),
         ("VolumeConfig", "name: a\ndisk: {sizeMin: 2TB, sizeMax: 1TiB}", "VolumeConfig a: $.disk.sizeMin: found 2TB"),
         ("VolumeConfig", "name: a\ndisk: {sizeMin: 1 TB, sizeMax: 1TiB}", ""),
@@ -262,8 +293,178 @@ def test_other_kinds(kind: str, fields: str, expected: str) -> None:
     check(kind, fields, expected)
 
 
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ("", ""),
+        ("image: 'nginx:'", "containers[0].image: found the text 'nginx:': its tag is not 1 to 128 letters"),
+        ("image: user/App", "found user/App: upper-case letters in its path; an image's name: HOST/PATH:TAG"),
+        ("workingDir: /", ""),
+        ("workingDir: srv", "workingDir: found srv: it does not begin with '/'"),
+        ("command: [sh, -c, 'exit 1'], args: ['', 1, 0.5]", ""),
+        ('args: ["a\\0b"]', "args[0]: found the text 'a\\x00b': a NUL, which would end it; up to 32768 characters"),
+        (f"args: [{'a' * 32769}]", "it has 32769 characters"),
+        ("env: {A: }", "env.A: found nothing; up to 32768 characters"),
+        ("env: {A-B: x}", "env['A-B']: found the text 'A-B': it is no name of a variable"),
+        ("devices: [vendor.com/gpu=0, vendor.com/gpu=all]", ""),
+        ("devices: [vendor.com/gpu=0, vendor.com/gpu=0]", "devices[1]: the device vendor.com/gpu=0 again"),
+        ("devices: [gpu=0]", "devices[0]: found gpu=0: it is no name of a CDI device; VENDOR/CLASS=DEVICE"),
+        ("devices: [vendor.com/g=0]", "it is no name of a CDI device"),
+        ("resources: {cpu: 0.001, pids: 1, memory: 4MiB}", ""),
+        ("resources: {cpu: 0}", "resources.cpu: found 0: it is nothing; a number from 0.001 to 1024"),
+        ("resources: {cpu: 1024.001}", "found 1024.001: it is more than 1024"),
+        ("resources: {cpu: 500m}", "found 500m: it is no number with up to three decimals"),
+        ("resources: {memory: 512}", "resources.memory: found 512; at least 4MiB; a number without a unit is bytes"),
+        ("resources: {hugepages: [{page: 2MiB, limit: 64MiB}, {page: 1GiB, limit: 1GiB}]}", ""),
+        ("resources: {hugepages: [{page: 4KiB, limit: 4KiB}]}", "page: found 4KiB: pages have another size; 2MiB or"),
+        (
+            "resources: {hugepages: [{page: 2MiB, limit: 2MiB}, {page: 2048KiB, limit: 4MiB}]}",
+            "resources.hugepages[1].page: the size 2MiB again",
+        ),
+        (
+            "resources: {hugepages: [{page: 2MiB, limit: 3MiB}]}",
+            "hugepages[0].limit: found 3MiB; a multiple of the page (2MiB)",
+        ),
+        ("security: {user: 1000}", ""),
+        ("security: {user: 'nobody:0'}", ""),
+        ("security: {user: 4294967295}", "user: found 4294967295: the last number is 4294967294"),
+        ("security: {user: a:b:c}", "user: found a:b:c: more than one ':'"),
+        ("security: {user: 'a:'}", "found the text 'a:': it is no name of a user or group"),
+        ("security: {dropCapabilities: [ALL], addCapabilities: [CAP_CHOWN, net_bind_service]}", ""),
+        (
+            "security: {addCapabilities: [NET_ADMN]}",
+            "addCapabilities[0]: found NET_ADMN: the kernel has no such capability",
+        ),
+        ("security: {addCapabilities: [all]}", "addCapabilities[0]: found ALL; names; ALL is for dropCapabilities"),
+        ("security: {addCapabilities: [KILL, CAP_KILL]}", "addCapabilities[1]: the capability KILL again"),
+        (
+            "security: {addCapabilities: [KILL], dropCapabilities: [KILL]}",
+            "addCapabilities[0]: found KILL, which is dropped too; each in one of the lists",
+        ),
+        ("security: {privileged: true, seccomp: default, user: 0}", ""),
+        (
+            "security: {privileged: true, addCapabilities: [KILL]}",
+            "addCapabilities of a privileged container; none: it has every capability",
+        ),
+        ("security: {privileged: true, dropCapabilities: [ALL]}", "dropCapabilities of a privileged container"),
+        (
+            "security: {privileged: true, seccomp: unconfined}",
+            "security.seccomp: seccomp of a privileged container; default: it may make every system call anyway",
+        ),
+        ("health: {exec: [/check, '']}", ""),
+        ("health: {http: {port: 80}}", ""),
+        ("health: {tcp: {port: 80}, intervalS: 1, timeoutS: 60, graceS: 0}", ""),
+        ("health: {}", "containers[0].health: nothing that is checked; one of exec, tcp, http"),
+        ("health: {exec: []}", "health.exec: found an empty list; at least 1 entry"),
+        ("health: {tcp: {port: 80}, http: {port: 80}}", "health.http: both tcp and http; one of them"),
+        ("health: {http: {port: 80, path: healthz}}", "http.path: found healthz: it is no path of an address"),
+        ("health: {http: {port: 80, path: '/a b'}}", "http.path: found the text '/a b'"),
+        (
+            "mounts: [{volume: v, path: /a/b}, {volume: v, path: /a}, {volume: v, path: /dev/shm/}], "
+            "secrets: [{secret: s, path: /a/b/c}]",
+            "",
+        ),
+        ("mounts: [{volume: w, path: /a}]", "mounts[0].volume: found w, which is no volume of the workload; v or w2"),
+        ("secrets: [{secret: t, path: /a}]", "secrets[0].secret: found t, which is no secret of the workload; s"),
+        ("mounts: [{volume: v, path: /a}, {volume: v, path: /a/}]", "mounts[1].path: the path /a again"),
+        (
+            "mounts: [{volume: v, path: /a}], secrets: [{secret: s, path: /a}]",
+            "containers[0].secrets[0].path: the path /a again",
+        ),
+        ("mounts: [{volume: v, path: /}]", "mounts[0].path: found /: it is the whole file system of the container"),
+        ("mounts: [{volume: v, path: /a/../b}]", "found /a/../b: a part that is '..'"),
+        ("mounts: [{volume: v, path: /a//b}]", "found /a//b: two '/' together"),
+        ("mounts: [{volume: v, path: /proc}]", "mounts[0].path: found /proc, where the kernel's files are; others"),
+        ("mounts: [{volume: v, path: /dev/hugepages/1}]", ""),
+        ("mounts: [{volume: v, path: /dev/shmem}]", "found /dev/shmem, where the kernel's files are"),
+        ("mounts: [{volume: v, path: /process}]", ""),
+        ("secrets: [{secret: s, path: /sys/key}]", "secrets[0].path: found /sys/key, where the kernel's files are"),
+        ("secrets: [{secret: s, path: /key, mode: 0440, owner: 0}]", ""),
+        ("secrets: [{secret: s, path: /key, owner: nobody}]", "owner: found nobody: it is no number, or two with ':'"),
+        ("secrets: [{secret: s, path: /key, owner: '0:4294967295'}]", "the last number is 4294967294; UID or UID:GID"),
+        ("secrets: [{secret: s, path: /key, mode: 0o400}]", "mode: found 0o400: it is no mode; 3 or 4 octal digits"),
+        ("secrets: [{secret: s, path: /key, mode: 4755}]", "setuid, setgid and sticky bits have no place here"),
+    ],
+)
+def test_container(fields: str, expected: str) -> None:
+    image = "" if "image:" in fields else "image: nginx, "
+    check(
+        "WorkloadConfig",
+        f"name: web\nvolumes: [{{name: v}}, {{name: w2}}]\nsecrets: [{{name: s, value: x}}]\n"
+        f"containers: [{{name: c, {image}{fields}}}]",
+        expected,
+    )
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ("restart: on-failure\nstartOrder: 0\nstopGraceS: 0\nruntime: crun", ""),
+        ("restart: onfailure", "restart: found onfailure; always or never or on-failure"),
+        ("volumes: [{name: a}, {name: a}]", "WorkloadConfig web: $.volumes[1].name: the volume a again"),
+        ("secrets: [{name: a, value: x}, {name: a, value: y}]", "secrets[1].name: the secret a again"),
+        ("secrets: [{name: a_b, value: x}]", "secrets[0].name: found a_b: it is no such name; 1 to 63 lower-case"),
+        ("secrets: [{name: a, value: ''}]", "secrets[0].value: a secret that is not valid; 1 to 65536 characters"),
+        ('secrets: [{name: a, value: "-----BEGIN\\n\\tx\\n"}]', ""),
+        ("volumes: [{name: a, medium: memory, size: 64MiB}]", ""),
+        (
+            "volumes: [{name: a, medium: memory}]",
+            "volumes[0].size: size is missing for a volume in memory; what it may take of the node's memory",
+        ),
+        (
+            "volumes: [{name: a, medium: memory, size: 1MiB, disk: fast}]",
+            "volumes[0].disk: found fast for a volume in memory; only with the medium data",
+        ),
+        (
+            "volumes: [{name: a, disk: fast}]",
+            "WorkloadConfig web: $.volumes[0].disk: found fast, which is no VolumeConfig; "
+            "none: the configuration has no VolumeConfig",
+        ),
+        ("network: {mode: host}", ""),
+        ("network: {mode: host, ports: [{container: 80}]}", "network.ports: ports in the mode host; only in bridge"),
+        ("network: {ports: [{container: 80}, {container: 80, host: 81}, {container: 80, protocol: udp}]}", ""),
+        (
+            "network: {ports: [{container: 80, address: 192.0.2.1}, {container: 80, address: '2001:db8::1'}]}",
+            "",
+        ),
+        (
+            "network: {ports: [{container: 80}, {container: 8080, host: 80, address: 192.0.2.1}]}",
+            "network.ports[1].host: found the node's port 80/tcp on 192.0.2.1, which ports[0] takes; "
+            "each port of an address once",
+        ),
+        (
+            "network: {ports: [{container: 8080, host: 80, address: 192.0.2.1}, {container: 80}]}",
+            "network.ports[1].container: found the node's port 80/tcp, which ports[0] takes",
+        ),
+        (
+            "network: {ports: [{container: 80, host: 50000, address: 192.0.2.1}]}",
+            "network.ports[0].host: found 50000, the API's port; others",
+        ),
+        ("network: {ports: [{container: 50000}]}", "network.ports[0].container: found 50000, the API's port"),
+        ("network: {ports: [{container: 50000, protocol: udp}, {container: 50000, host: 1}]}", ""),
+    ],
+)
+def test_workload(fields: str, expected: str) -> None:
+    check("WorkloadConfig", f"name: web\ncontainers: [{{name: c, image: nginx}}]\n{fields}", expected)
+
+
+def test_containers_of_a_workload_differ() -> None:
+    two = "containers: [{name: c, image: a}, {name: c, image: b}]"
+    check("WorkloadConfig", f"name: web\n{two}", "$.containers[1].name: the container c again; each once")
+    check("WorkloadConfig", "name: web\ncontainers: []", "$.containers: found an empty list; at least 1 entry")
+    mount = "containers: [{name: c, image: a, mounts: [{volume: v, path: /a}]}]"
+    check(
+        "WorkloadConfig", f"name: web\n{mount}", "which is no volume of the workload; none: the workload has no volumes"
+    )
+
+
 def volume(name: str, disk: str) -> str:
     return f"apiVersion: basalt.dev/v1alpha1\nkind: VolumeConfig\nname: {name}\ndisk: {{{disk}}}\n"
+
+
+def workload(name: str, fields: str) -> str:
+    head = f"apiVersion: basalt.dev/v1alpha1\nkind: WorkloadConfig\nname: {name}\n"
+    return f"{head}containers: [{{name: c, image: nginx}}]\n{fields}\n"
 
 
 @pytest.mark.parametrize(
@@ -287,6 +488,42 @@ def volume(name: str, disk: str) -> str:
                 "allowed: 1 to 255 printable characters, no space at an end",
                 "node.yaml:9:16: VolumeConfig b: $.disk.serial: found the text ' ': a space at an end; "
                 "allowed: 1 to 255 printable characters, no space at an end",
+            ],
+        ),
+        ([workload("w", "volumes: [{name: v, disk: a}]"), volume("a", "serial: x")], []),
+        (
+            [workload("w", "volumes: [{name: v, disk: c}]"), volume("b", "serial: y"), volume("a", "serial: x")],
+            [
+                "node.yaml:5:27: WorkloadConfig w: $.volumes[0].disk: found c, which is no VolumeConfig; allowed: a or b",
+            ],
+        ),
+        (
+            [
+                workload("web", "network: {ports: [{container: 80}]}"),
+                workload("dns", "network: {ports: [{container: 80, protocol: udp}, {container: 53, host: 81}]}"),
+            ],
+            [],
+        ),
+        (
+            [
+                workload("web", "network: {ports: [{container: 80, address: 192.0.2.1}, {container: 443}]}"),
+                workload(
+                    "proxy",
+                    "network:\n  ports:\n  - {container: 8080, host: 80}\n"
+                    "  - {container: 443, address: 192.0.2.1}\n  - container: 80\n    host: 82",
+                ),
+            ],
+            [
+                "node.yaml:5:31: WorkloadConfig web: $.network.ports[0].container: found the node's port 80/tcp on 192.0.2.1, "
+                "which WorkloadConfig proxy takes; allowed: each port of an address once",
+                "node.yaml:5:68: WorkloadConfig web: $.network.ports[1].container: found the node's port 443/tcp, "
+                "which WorkloadConfig proxy takes; allowed: each port of an address once",
+            ],
+        ),
+        (
+            [workload("a", ""), workload("a", "")],
+            [
+                "node.yaml:8:7: WorkloadConfig a: $.kind: a second WorkloadConfig a; allowed: one; the first stands in line 2"
             ],
         ),
     ],
@@ -325,6 +562,32 @@ def test_what_may_be_a_secret_is_not_repeated(text: str) -> None:
 )
 def test_environment_is_not_repeated(text: str) -> None:
     found = problems("ServiceConfig", f"name: containerd\n{text}")
+    assert found
+    assert "hunter2" not in "".join(found)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "secrets: hunter2",
+        "secrets: [hunter2]",
+        "secrets: {key: hunter2}",
+        "secrets: [{name: key, value: *hunter2}]",
+        "secrets: [{name: key, value: &hunter2 x}]",
+        "secrets: [{name: key, value: !hunter2 x}]",
+        "secrets: [{name: key, value=hunter2}]",
+        "secrets: [{name: key, value: [hunter2]}]",
+        'secrets: [{name: key, value: "hunter2\\0"}]',
+        "secrets: [{name: key, value: '[redacted hunter2]'}]",
+        "secrets:\n- name: key\n  value: |\n    [redacted hunter2]\n",
+        "secrets:\n- name: key\n  value: |\n    first\n  hunter2\n",
+        "secrets:\n- name: key\n  value: |\n    first\n  A=hunter2: x\n",
+        "secrets:\n- name: key\n  value: |\n    first\nA=hunter2: x\n",
+        "secrets: [{name: key, value: hunter2}, {name: key, value: hunter2}]",
+    ],
+)
+def test_secrets_of_a_workload_are_not_repeated(text: str) -> None:
+    found = problems("WorkloadConfig", f"name: web\ncontainers: [{{name: c, image: nginx}}]\n{text}")
     assert found
     assert "hunter2" not in "".join(found)
 

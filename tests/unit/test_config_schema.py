@@ -22,6 +22,7 @@ TYPES: dict[str, type | tuple[type, ...]] = {
     "array": list,
     "string": str,
     "integer": int,
+    "number": (int, float),
     "boolean": bool,
 }
 
@@ -120,7 +121,41 @@ def test_schema_tells_kinds_and_unknown_fields_apart(kind: str) -> None:
         ("VolumeConfig", "existingData", "keep"),
         ("FirewallConfig", "rules", [{"name": "a", "ports": ["http"]}]),
         ("ServiceConfig", "enabled", "yes"),
+        ("WorkloadConfig", "containers", []),
+        ("WorkloadConfig", "containers", [{"name": "a"}]),
+        ("WorkloadConfig", "containers", [{"name": "a", "image": "a b"}]),
+        ("WorkloadConfig", "containers", [{"name": "a", "image": "b", "workingDir": "srv"}]),
+        ("WorkloadConfig", "containers", [{"name": "a", "image": "b", "env": {"A": True}}]),
+        ("WorkloadConfig", "containers", [{"name": "a", "image": "b", "devices": ["gpu"]}]),
+        ("WorkloadConfig", "containers", [{"name": "a", "image": "b", "health": {"exec": []}}]),
+        ("WorkloadConfig", "containers", [{"name": "a", "image": "b", "resources": {"cpu": "500m"}}]),
+        ("WorkloadConfig", "network", {"mode": "nat"}),
+        ("WorkloadConfig", "secrets", [{"name": "a", "value": ""}]),
     ],
 )
 def test_editor_is_told_of_a_mistake(kind: str, field: str, value: Any) -> None:
     assert complaints({**yaml.safe_load(EXAMPLES[kind]), field: value}, SCHEMA)
+
+
+@pytest.mark.parametrize(
+    ("kind", "fields"),
+    [
+        ("MachineConfig", "labels: {version: 1.5}"),
+        ("FirewallConfig", "rules: [{name: a, ports: [443]}]"),
+        (
+            "WorkloadConfig",
+            "containers: [{name: a, image: b, args: [1, 0.5], env: {A: 1}, resources: {cpu: 0.5, memory: 8000000}}]",
+        ),
+        ("WorkloadConfig", "containers: [{name: a, image: b, security: {user: 1000}}]"),
+        (
+            "WorkloadConfig",
+            "containers: [{name: a, image: b, secrets: [{secret: tls-key, path: /key, mode: 0400, owner: 7}]}]",
+        ),
+    ],
+)
+def test_editor_takes_numbers_without_quotes(kind: str, fields: str) -> None:
+    document = {**yaml.safe_load(EXAMPLES[kind]), **yaml.safe_load(fields)}
+    assert complaints(document, SCHEMA) == []
+    head = f"apiVersion: basalt.dev/v1alpha1\nkind: {kind}\n"
+    name = {"MachineConfig": "hostname: a\n", "WorkloadConfig": "name: a\nsecrets: [{name: tls-key, value: x}]\n"}
+    assert config.parse(f"{head}{name.get(kind, '')}{fields}\n".encode(), "f.yaml").documents

@@ -14,7 +14,7 @@ from basalt import pki
 from basalt.config import ConfigError, Configuration, parse
 from basalt.errors import BasaltError
 from machined.configuration import Applied, ConfigurationOwner, ConflictError, Requester, Wish
-from machined.effects import describe
+from machined.effects import CONCERNS, Circumstances, describe, effects_of
 from machined.generations import GenerationStore
 from machined.reconcile import State
 
@@ -194,6 +194,28 @@ def test_changes_in_words() -> None:
     )
     assert describe(new, old)[-1] == "stop taking the time from servers"
     assert describe(new, parse(document("a"), ""))[1].startswith("ask for addresses by DHCP")
+
+
+def test_changes_of_workloads_in_words() -> None:
+    def running(*images: str) -> Configuration:
+        documents = (
+            f"apiVersion: basalt.dev/v1alpha1\nkind: WorkloadConfig\nname: {image[0]}\ncontainers: [{{name: c, image: {image}}}]\n"
+            for image in images
+        )
+        return parse(document("a") + "".join(f"---\n{text}" for text in documents).encode(), "")
+
+    old, new = running("a", "b", "c"), running("d", "c", "b:2")
+    assert describe(old, new) == (
+        "change workload b: its containers are made anew",
+        "start workload d",
+        "stop workload a and remove its containers; volumes stay",
+    )
+    assert describe(old, running("c", "b", "a")) == ()
+    assert effects_of(old, new, Circumstances()).concerns == {"workloads"}
+
+
+def test_every_field_of_a_configuration_is_somebodys_concern() -> None:
+    assert tuple(CONCERNS) == Configuration.__struct_fields__
 
 
 def test_documents_that_say_what_holds_without_them_change_nothing() -> None:

@@ -25,7 +25,21 @@ def test_without_a_document_the_api_and_ping_are_open_and_nothing_else() -> None
     assert "type filter hook input priority filter; policy drop;" in text
     assert [line for line in rules(None) if "dport" in line] == ['tcp dport 50000 accept comment "API"']
     assert 'icmp type echo-request accept comment "ping"' in rules(None)
-    assert not any("forward" in line or "output" in line for line in text.splitlines())
+    assert "output" not in text
+
+
+def test_of_what_is_forwarded_only_the_workloads_network_is_looked_at() -> None:
+    """Others' forwarding, a cluster's for one, passes at once; into the workloads' network comes what they publish."""
+    chain = script(None, Openings()).partition("chain forward {")[2].partition("}")[0]
+    lines = [line.strip().replace("counter ", "") for line in chain.splitlines() if line.strip()]
+    assert lines == [
+        "type filter hook forward priority filter; policy accept;",
+        'oifname != "basalt0" accept',
+        'ct state established,related accept comment "answers to what workloads asked"',
+        'iifname "basalt0" accept comment "workloads among themselves"',
+        'ct status dnat accept comment "published ports"',
+        'drop comment "not published"',
+    ]
 
 
 def test_the_table_is_replaced_in_one_transaction() -> None:

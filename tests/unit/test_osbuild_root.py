@@ -295,8 +295,13 @@ def no_python(ctx: Context) -> None:
     Part.new(ctx.out).save()
 
 
-def picked(store: Store, picks: dict[str, list[str]], authorities: dict[str, list[str]] | None = None) -> Part:
-    """What a profile with *picks* and *authorities* gets of the pool."""
+def picked(
+    store: Store,
+    picks: dict[str, list[str]],
+    authorities: dict[str, list[str]] | None = None,
+    links: dict[str, str] | None = None,
+) -> Part:
+    """What a profile with *picks*, *authorities* and *links* gets of the pool."""
     lock = DebianLock(
         schema=1,
         epoch=0,
@@ -305,7 +310,7 @@ def picked(store: Store, picks: dict[str, list[str]], authorities: dict[str, lis
         sets={"image": ["coreutils", "libc6"]},
         packages={name: Package("1.0", "amd64", "main", "", 0, "") for name in ("coreutils", "libc6")},
     )
-    made = debian_step(step("pool", pool), step("python", no_python), lock, picks, authorities or {})
+    made = debian_step(step("pool", pool), step("python", no_python), lock, picks, links or {}, authorities or {})
     build(store, [made], Progress())
     return Part.load(store.path(made.key))
 
@@ -334,6 +339,12 @@ def test_pick_that_finds_nothing_names_package_and_pattern(tmp_path: Path) -> No
     with pytest.raises(UsageError) as caught:
         picked(Store(tmp_path), {"runc": ["usr/sbin/runc"]})
     assert "[debian.image]" in caught.value.remedy
+
+
+def test_links_stand_in_for_what_maintainer_scripts_would_make(tmp_path: Path) -> None:
+    part = picked(Store(tmp_path), {"coreutils": ["usr/bin/env"]}, links={"usr/bin/yes": "env"})
+    assert (part.tree / "usr/bin/yes").readlink() == Path("env")
+    assert part.origins["usr/bin/yes"] == "profile"
 
 
 def test_authorities_are_joined_into_the_one_file_that_programs_read(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from basalt.config.documents.access import (
     RegistryAuthority,
     RegistryConfig,
     RegistryMirror,
+    RegistrySignature,
 )
 from basalt.config.documents.base import API_VERSION
 from basalt.config.documents.machine import (
@@ -44,6 +45,22 @@ from basalt.config.documents.network import (
     Wireguard,
     WireguardPeerConfig,
 )
+from basalt.config.documents.workload import (
+    Container,
+    HealthCheck,
+    HttpCheck,
+    Hugepages,
+    PublishedPort,
+    Resources,
+    SecretMount,
+    Security,
+    TcpCheck,
+    VolumeMount,
+    WorkloadConfig,
+    WorkloadNetwork,
+    WorkloadSecret,
+    WorkloadVolume,
+)
 
 __all__ = [
     "API_VERSION",
@@ -53,11 +70,15 @@ __all__ = [
     "Bond",
     "Bridge",
     "Configuration",
+    "Container",
     "DiskSelector",
     "Dns",
     "Document",
     "FirewallConfig",
     "FirewallRule",
+    "HealthCheck",
+    "HttpCheck",
+    "Hugepages",
     "Link",
     "LinkMatch",
     "LogDestination",
@@ -65,20 +86,31 @@ __all__ = [
     "MachineConfig",
     "Module",
     "NetworkConfig",
+    "PublishedPort",
     "RegistryAuth",
     "RegistryAuthority",
     "RegistryConfig",
     "RegistryMirror",
+    "RegistrySignature",
+    "Resources",
     "Route",
+    "SecretMount",
+    "Security",
     "ServiceConfig",
+    "TcpCheck",
     "TimeConfig",
     "TimeServer",
     "Topology",
     "Vlan",
     "VolumeConfig",
+    "VolumeMount",
     "WatchdogSettings",
     "Wireguard",
     "WireguardPeerConfig",
+    "WorkloadConfig",
+    "WorkloadNetwork",
+    "WorkloadSecret",
+    "WorkloadVolume",
 ]
 
 Document = (
@@ -90,13 +122,15 @@ Document = (
     | VolumeConfig
     | FirewallConfig
     | ServiceConfig
+    | WorkloadConfig
 )
 
 
 class Configuration(Struct, frozen=True, kw_only=True):
     """A whole configuration. A kind that is left out means its defaults.
 
-    Of most kinds there is at most one document; volumes and services are named, and there is one for each name, sorted by it.
+    Of most kinds there is at most one document; volumes, services and workloads are named, and there is one for each name, sorted
+    by it.
     """
 
     machine: MachineConfig | None = None
@@ -107,12 +141,14 @@ class Configuration(Struct, frozen=True, kw_only=True):
     volumes: tuple[VolumeConfig, ...] = ()
     firewall: FirewallConfig | None = None
     services: tuple[ServiceConfig, ...] = ()
+    workloads: tuple[WorkloadConfig, ...] = ()
 
     @property
     def documents(self) -> tuple[Document, ...]:
         """The documents that are there, in canonical order."""
         single = (self.machine, self.network, self.time, self.access, self.registry, self.firewall)
-        return (*(document for document in single if document is not None), *self.volumes, *self.services)
+        alone = (document for document in single if document is not None)
+        return (*alone, *self.volumes, *self.services, *self.workloads)
 
 
 # Kind → the field of Configuration that holds it.
@@ -125,7 +161,8 @@ KINDS: dict[str, tuple[type[Document], str]] = {
     "VolumeConfig": (VolumeConfig, "volumes"),
     "FirewallConfig": (FirewallConfig, "firewall"),
     "ServiceConfig": (ServiceConfig, "services"),
+    "WorkloadConfig": (WorkloadConfig, "workloads"),
 }
 
 # Kinds of which there may be several, told apart by their name.
-NAMED_KINDS = frozenset({"VolumeConfig", "ServiceConfig"})
+NAMED_KINDS = frozenset({"VolumeConfig", "ServiceConfig", "WorkloadConfig"})

@@ -10,9 +10,11 @@ from basalt.config.documents.base import DocumentBase, Element
 from basalt.config.values import (
     CertificatePem,
     HttpUrl,
+    ImagePattern,
     InterfaceName,
     PortRange,
     Prefix,
+    PublicKeyPem,
     Registry,
     RegistryHost,
     RuleName,
@@ -72,12 +74,26 @@ class RegistryAuthority(Element, frozen=True, kw_only=True):
     certificate: Annotated[CertificatePem, Meta(description="The authority's certificate (PEM).")]
 
 
+class RegistrySignature(Element, frozen=True, kw_only=True):
+    """Images that are pulled with a signature alone (cosign's)."""
+
+    images: Annotated[
+        ImagePattern,
+        Meta(description="Which: those whose names begin so, in whole parts; `*` for all. The closest entry counts."),
+    ]
+    keys: Annotated[
+        tuple[PublicKeyPem, ...],
+        Meta(min_length=1, max_length=8, description="Public keys (PEM). A signature by one of them is enough."),
+    ]
+
+
 class RegistryConfig(DocumentBase, frozen=True, kw_only=True):
     """Registries of container images."""
 
     mirrors: Annotated[tuple[RegistryMirror, ...], Meta(description="Mirrors.")] = ()
     auth: Annotated[tuple[RegistryAuth, ...], Meta(description="Credentials.")] = ()
     authorities: Annotated[tuple[RegistryAuthority, ...], Meta(description="Authorities.")] = ()
+    signatures: Annotated[tuple[RegistrySignature, ...], Meta(description="Which images have to be signed.")] = ()
 
 
 class FirewallRule(Element, frozen=True, kw_only=True):

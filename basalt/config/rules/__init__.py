@@ -14,10 +14,13 @@ from basalt.config.documents import (
     Bond,
     Bridge,
     Configuration,
+    Container,
     DiskSelector,
     Document,
     FirewallConfig,
     FirewallRule,
+    HealthCheck,
+    Hugepages,
     Link,
     LogDestination,
     Logging,
@@ -26,11 +29,17 @@ from basalt.config.documents import (
     RegistryAuth,
     RegistryConfig,
     RegistryMirror,
+    RegistrySignature,
+    Resources,
+    Security,
     ServiceConfig,
     TimeConfig,
     Wireguard,
+    WorkloadConfig,
+    WorkloadNetwork,
+    WorkloadVolume,
 )
-from basalt.config.rules import access, links, machine, network, system
+from basalt.config.rules import access, links, machine, network, system, workload
 from basalt.config.rules.finding import Finding
 
 Rule = Callable[[Any], Iterator[Finding]]
@@ -67,12 +76,23 @@ RULES: dict[type, tuple[Rule, ...]] = {
     RegistryConfig: (access.registries_differ,),
     RegistryMirror: (access.endpoints_differ,),
     RegistryAuth: (access.credentials_are_of_one_kind,),
+    RegistrySignature: (access.keys_differ,),
     DiskSelector: (system.selector_selects,),
     FirewallConfig: (access.firewall_rules_differ, access.api_stays_restricted),
     FirewallRule: (access.parts_of_firewall_rule_differ,),
     ServiceConfig: (system.environment_is_not_the_launchers, system.memory_is_enough),
+    WorkloadConfig: (workload.parts_of_workload_differ, workload.mounts_have_something_to_show),
+    Container: (workload.mounts_have_places_of_their_own, workload.devices_differ),
+    WorkloadNetwork: (workload.only_bridges_publish, workload.ports_are_free),
+    WorkloadVolume: (workload.volume_in_memory_has_bounds,),
+    HealthCheck: (workload.one_thing_is_checked,),
+    Resources: (workload.memory_is_enough, workload.hugepages_differ),
+    Hugepages: (workload.hugepages_are_whole,),
+    Security: (workload.capabilities_are_added_or_dropped, workload.privileged_has_it_all),
 }
 
 CONFIGURATION_RULES: tuple[Callable[[Configuration], Iterator[tuple[Document, Finding]]], ...] = (
     system.volumes_want_different_disks,
+    workload.workloads_lie_on_volumes,
+    workload.workloads_publish_different_ports,
 )

@@ -11,6 +11,7 @@ from basalt.config.documents import (
     RegistryAuth,
     RegistryConfig,
     RegistryMirror,
+    RegistrySignature,
 )
 from basalt.config.rules.finding import Finding, repeated
 from basalt.endpoint import DEFAULT_PORT as API_PORT
@@ -31,10 +32,18 @@ def registries_differ(registry: RegistryConfig) -> Iterator[Finding]:
     yield from repeated(((("auth", i, "host"), each.host) for i, each in enumerate(registry.auth)), "the host")
     authorities = ((("authorities", i, "host"), each.host) for i, each in enumerate(registry.authorities))
     yield from repeated(authorities, "the host")
+    images = ((("signatures", i, "images"), each.images) for i, each in enumerate(registry.signatures))
+    yield from repeated(images, "the images")
 
 
 def endpoints_differ(mirror: RegistryMirror) -> Iterator[Finding]:
     yield from repeated(((("endpoints", i), text) for i, text in enumerate(mirror.endpoints)), "the endpoint")
+
+
+def keys_differ(signature: RegistrySignature) -> Iterator[Finding]:
+    for index, key in enumerate(signature.keys):
+        if key in signature.keys[:index]:
+            yield Finding(("keys", index), "the same key again", "each once")
 
 
 def credentials_are_of_one_kind(auth: RegistryAuth) -> Iterator[Finding]:

@@ -1,0 +1,1 @@
+"""containerd, as machined speaks to it: the CRI, and containerd's own services where the CRI has no call."""

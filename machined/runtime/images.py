@@ -1,0 +1,212 @@
+"""Images: pulled, listed, removed. They belong to containerd; what is known here is asked from it each time."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+
+from msgspec import Struct
+
+from basalt.errors import RefusedError
+from basalt.reference import parse
+from machined.runtime.client import (
+    METADATA,
+    PULL_REMEDIES,
+    NotThereError,
+    Runtime,
+    RuntimeRefusedError,
+    explained,
+)
+from machined.wire import content_pb2 as content
+from machined.wire import cri_pb2 as cri
+from machined.wire import images_pb2 as images
+
+KNOWN_LOOKS, KNOWN_LOOK_S = 300, 0.1  # for the CRI to take note of something that came about without it
+PROGRESS_S = 0.5  # between two looks at how far a download has got
+
+
+class Progress(Struct, frozen=True):
+    """How far a pull has got. *total_bytes* is what is known so far; 0 before the manifest is."""
+
+    fetched_bytes: int = 0
+    total_bytes: int = 0
+
+    @property
+    def percent(self) -> int | None:
+        """None while nothing is known."""
+        return self.fetched_bytes * 100 // self.total_bytes if self.total_bytes else None
+
+
+class Meter:
+    """Adds up downloads that come and go in containerd's content store.
+
+    The store lists what is under way. What has vanished from the list has arrived, for a download that fails ends the pull.
+    """
+
+    def __init__(self) -> None:
+        self._totals: dict[str, int] = {}
+
+    def read(self, statuses: Iterable[content.Status]) -> Progress:
+        """The sum, after another look."""
+        under_way = {status.ref: status for status in statuses}
+        self._totals.update({ref: status.total for ref, status in under_way.items() if status.total})
+        fetched = sum(under_way[ref].offset if ref in under_way else total for ref, total in self._totals.items())
+        return Progress(fetched, sum(self._totals.values()))
+
+
+class Image(Struct, frozen=True):
+    """An image that the node has."""
+
+    id: str
+    references: tuple[str, ...]
+    digest: str
+    size_bytes: int
+    pinned: bool
+    used_by: tuple[str, ...] = ()
+
+
+class Images:
+    """The images of one containerd."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
+        self._pulls: dict[str, tuple[asyncio.Task[str], Meter]] = {}
+
+    async def pull(self, reference: str) -> AsyncIterator[Progress | str]:
+        """Fetch an image; progress while it goes on, at the end the id. Several callers for one image share one pull.
+
+        :raises BasaltError: it cannot be had, and why.
+        """
+        if reference not in self._pulls:
+            task = asyncio.get_running_loop().create_task(self._pull(reference), name=f"pull {reference}")
+            task.add_done_callback(lambda _: self._pulls.pop(reference, None))
+            self._pulls[reference] = (task, Meter())
+        task, meter = self._pulls[reference]
+        last = Progress()
+        while True:
+            done, _ = await asyncio.wait([task], timeout=PROGRESS_S)
+            if done:
+                yield task.result()
+                return
+            if (progress := await self._progress(meter)) != last:
+                last = progress
+                yield progress
+
+    async def _pull(self, reference: str) -> str:
+        try:
+            with explained(f"cannot pull {reference}", PULL_REMEDIES):
+                answer = await self._runtime.cri_images.PullImage(
+                    cri.PullImageRequest(image=cri.ImageSpec(image=reference))
+                )
+        except RuntimeRefusedError:
+            await self._forget_bad_downloads()
+            raise
+        return answer.image_ref
+
+    async def _forget_bad_downloads(self) -> None:
+        """Throw away what was fetched to its end and yet is not what was asked for.
+
+        containerd 1.7 keeps it, finds it complete at the next try, and fails for ever without asking the registry again.
+        """
+        with explained("cannot clear the content store"):
+            statuses = (
+                await self._runtime.content.ListStatuses(content.ListStatusesRequest(), metadata=METADATA)
+            ).statuses
+        for status in statuses:
+            if status.total and status.offset >= status.total:
+                with contextlib.suppress(RuntimeRefusedError), explained("cannot clear the content store"):
+                    await self._runtime.content.Abort(content.AbortRequest(ref=status.ref), metadata=METADATA)
+
+    async def _progress(self, meter: Meter) -> Progress:
+        with explained("cannot see how far the download has got"):
+            answer = await self._runtime.content.ListStatuses(content.ListStatusesRequest(), metadata=METADATA)
+        return meter.read(answer.statuses)
+
+    async def find(self, reference: str) -> Image | None:
+        """The image of this name, digest or id, if the node has it."""
+        with explained(f"cannot look for {reference}"):
+            request = cri.ImageStatusRequest(image=cri.ImageSpec(image=reference))
+            answer = await self._runtime.cri_images.ImageStatus(request)
+        return _image(answer.image, (), await self._digests()) if answer.image.id else None
+
+    async def all(self, names: Mapping[str, str] | None = None) -> list[Image]:
+        """Every image, with the containers that use it.
+
+        :param names: what to call a container, by its id; an id stands for itself.
+        """
+        digests = await self._digests()
+        with explained("cannot list images"):
+            answer = await self._runtime.cri_images.ListImages(cri.ListImagesRequest())
+            containers = await self._runtime.cri.ListContainers(cri.ListContainersRequest())
+        used: dict[str, set[str]] = {}
+        for container in containers.containers:
+            used.setdefault(container.image_ref, set()).add((names or {}).get(container.id, container.id[:12]))
+        return [_image(image, sorted(used.get(image.id, ())), digests) for image in answer.images]
+
+    async def _digests(self) -> dict[str, str]:
+        """What each name means: the digest of a manifest or index. The CRI tells it only of images that came by it."""
+        with explained("cannot list images"):
+            answer = await self._runtime.images.List(images.ListImagesRequest(), metadata=METADATA)
+        return {image.name: image.target.digest for image in answer.images}
+
+    async def remove(self, reference: str, *, force: bool, names: Mapping[str, str] | None = None) -> Image:
+        """Remove one image; of one that has several names and is called by one of them, that name.
+
+        :raises NotThereError: there is none of that name.
+        :raises RefusedError: containers use it and *force* was not given, or the runtime itself needs it.
+        """
+        known = await self.find(reference)
+        image = next((image for image in await self.all(names) if known and image.id == known.id), None)
+        if image is None:
+            raise NotThereError(f"there is no image {reference}", remedy="osctl image list")
+        if image.pinned:
+            raise RefusedError(f"{reference} is not removed", why="every sandbox is made from it")
+        named = next((name for name in image.references if name in (reference, full_name(reference))), "")
+        if named and len(image.references) > 1:
+            await self._remove_name(named)
+            return image
+        if image.used_by and not force:
+            raise RefusedError(
+                f"{reference} is in use", why=f"by {', '.join(image.used_by)}", remedy="--force removes it all the same"
+            )
+        with explained(f"cannot remove {reference}"):
+            await self._runtime.cri_images.RemoveImage(cri.RemoveImageRequest(image=cri.ImageSpec(image=image.id)))
+        return image
+
+    async def _remove_name(self, name: str) -> None:
+        with explained(f"cannot remove {name}"):
+            await self._runtime.images.Delete(images.DeleteImageRequest(name=name, sync=True), metadata=METADATA)
+        for _ in range(KNOWN_LOOKS):  # the CRI learns of it by an event
+            if not any(name in image.references for image in await self.all()):
+                return
+            await asyncio.sleep(KNOWN_LOOK_S)
+
+    async def prune(self, keep: Callable[[Image], bool], *, dry_run: bool) -> list[Image]:
+        """Remove every image that no container uses, that the runtime does not need, and that *keep* does not want."""
+        removed = []
+        for image in await self.all():
+            if image.used_by or image.pinned or keep(image):
+                continue
+            if not dry_run:
+                try:
+                    await self.remove(image.id, force=False)
+                except (RefusedError, NotThereError):
+                    continue  # taken into use or removed by somebody else in between
+            removed.append(image)
+        return removed
+
+
+def _image(image: cri.Image, used_by: Iterable[str], digests: Mapping[str, str]) -> Image:
+    references = tuple(image.repo_tags) or tuple(image.repo_digests)
+    known = [*(digests.get(name, "") for name in references), *(name.partition("@")[2] for name in image.repo_digests)]
+    digest = next((digest for digest in known if digest), "")
+    return Image(image.id, references, digest, image.size, image.pinned, tuple(used_by))
+
+
+def full_name(reference: str) -> str:
+    """The full form of a name; empty when it is none, such as an id."""
+    try:
+        return str(parse(reference))
+    except ValueError:
+        return ""

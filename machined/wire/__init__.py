@@ -1,0 +1,1 @@
+"""What containerd and the CRI speak, generated from ``api/machined/wire``."""
