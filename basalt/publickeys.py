@@ -33,10 +33,11 @@ def load(pem: str) -> PublicKey:
     from cryptography.hazmat.primitives import serialization
     from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 
+    der = _der(pem)
     try:
-        key = serialization.load_der_public_key(_der(pem))
+        key = serialization.load_der_public_key(der)
     except (ValueError, UnsupportedAlgorithm) as error:
-        raise ValueError(f"it is no public key: {str(error) or type(error).__name__}") from error
+        raise ValueError("its content is no public key") from error
     match key:
         case ec.EllipticCurvePublicKey() if isinstance(key.curve, ec.SECP256R1 | ec.SECP384R1 | ec.SECP521R1):
             return key

@@ -17,13 +17,13 @@ from msgspec import Struct
 DEFAULT_HOST = "docker.io"
 DEFAULT_TAG = "latest"
 EVERY = "*"  # the pattern of all names
+DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 
 _LABEL = "[a-z0-9]([a-z0-9-]*[a-z0-9])?"
 _HOST = re.compile(rf"({_LABEL}(?:\.{_LABEL})*|\[[0-9a-f:.]+\])(?::([0-9]{{1,5}}))?")
 _COMPONENT = r"[a-z0-9]+((\.|__?|-+)[a-z0-9]+)*"
 _PATH = re.compile(rf"{_COMPONENT}(/{_COMPONENT})*")
 _TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
-_DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 _LONGEST = 255  # of a host (RFC 1035) and, in the grammar, of a path
 
 
@@ -57,7 +57,7 @@ def parse(text: str) -> Reference:
     if re.fullmatch("[0-9a-f]{64}", text):
         raise ValueError("an image's id is no name")
     rest, at, digest = text.partition("@")
-    if at and _DIGEST.fullmatch(digest) is None:
+    if at and DIGEST.fullmatch(digest) is None:
         raise ValueError("its digest is not sha256: with 64 hexadecimal digits in lower case")
     before, slash, last = rest.rpartition("/")
     last, colon, tag = last.partition(":")

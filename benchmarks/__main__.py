@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from basalt import output
 from basalt.commandline import report_error
 from basalt.errors import BasaltError, ExitCode
-from benchmarks import boot, image, kernel, native, rebuild, running, start
+from benchmarks import boot, containers, image, kernel, native, rebuild, running, start
 from benchmarks.bench import Bench
 from benchmarks.figures import Figure, machine_kind, table
 
@@ -23,6 +23,7 @@ MEASUREMENTS: dict[str, Measure] = {
     "start": start.measure,
     "boot": boot.measure,
     "node": running.measure,
+    "containers": containers.measure,
     "native": native.measure,
 }
 

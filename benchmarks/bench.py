@@ -143,24 +143,24 @@ class Bench:
         return self.accelerator
 
     @contextlib.contextmanager
-    def node(self, machine: str) -> Iterator[BootedNode]:
-        """Boot a fresh node on *machine* (a file of qemu/) for the first time; it is gone when the block ends.
+    def node(self, machine: str, *, profile: str = PROFILE) -> Iterator[BootedNode]:
+        """Boot a fresh node on *machine* (of qemu/, or a file) for the first time; it is gone when the block ends.
 
         :raises BasaltError: it did not come up.
         """
         self.ensure_image()
-        name = f"bench-{machine}"
+        name = f"bench-{Path(machine).stem}"
         try:
-            yield self._boot(name, machine)
+            yield self._boot(name, machine, profile)
         finally:
             with contextlib.suppress(BasaltError):
                 machines.power_off(machines.read(name))
             machines.forget(name)
 
-    def _boot(self, name: str, machine: str) -> BootedNode:
+    def _boot(self, name: str, machine: str, profile: str) -> BootedNode:
         process = subprocess.Popen(
             command(
-                "--progress", "json", "boot", "--profile", PROFILE, "--machine", machine, "--name", name, "-o", "json"
+                "--progress", "json", "boot", "--profile", profile, "--machine", machine, "--name", name, "-o", "json"
             ),
             cwd=paths.PROJECT,
             stdout=subprocess.DEVNULL,

@@ -8,20 +8,22 @@ Containers do not notice that: their shims are processes of their own.
 from __future__ import annotations
 
 import asyncio
+import tomllib
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
-from basalt.config.documents import RegistryConfig
+from basalt.config.documents import RegistryConfig, ServiceConfig
+from basalt.toml import dumped, merged, quoted
 from machined import paths
 from machined.containernet import IMAGE_PLUGINS, link_plugins, write_configuration
 from machined.network.names import put
 from machined.reconcile import CONVERGED, State, Status, waiting
-from machined.registries import SPOKEN_TO, quoted
+from machined.registries import SPOKEN_TO
 from machined.runtime.archives import import_archive
-from machined.runtime.client import Runtime, RuntimeGoneError
-from machined.runtime.images import Images
+from machined.runtime.client import Runtime, RuntimeGoneError, explained
 from machined.services import find
 from machined.servicesettings import ServiceKeeper
+from machined.wire import cri_pb2 as cri
 
 PAUSE = "basalt.local/pause:1"  # the sandbox's own image (osbuild.steps.pause_part)
 START_POLL_S = 1.0  # containerd announces nothing when it listens: its socket is looked for
@@ -87,19 +89,23 @@ def _handlers() -> str:
     )
 
 
-def containerd_toml(registry: RegistryConfig | None) -> str:
+def containerd_toml(registry: RegistryConfig | None, settings: str = "") -> str:
     """The file that containerd is started with.
+
+    :param settings: TOML of the operator's, laid over it; what it must not touch is for the configuration's rules to say.
 
     ``registry.configs.HOST.auth`` may stand beside ``config_path`` as long as it has no ``tls`` (containerd 1.7,
     docs/cri/registry.md); HOST is the host that is spoken to, which for docker.io has another name.
     """
     lines = [_TEMPLATE.replace("@pause@", PAUSE).replace("@handlers@", _handlers())]
-    for auth in registry.auth if registry else ():
-        for host in dict.fromkeys((auth.host, SPOKEN_TO.get(auth.host, auth.host))):
-            lines.append(f"\n[{_CRI}.registry.configs.{quoted(host)}.auth]\n")
-            fields = {"username": auth.username, "password": auth.password, "identitytoken": auth.identity_token}
-            lines += [f"  {key} = {quoted(value)}\n" for key, value in fields.items() if value is not None]
-    return "".join(lines)
+    named = {auth.host: auth for auth in (registry.auth if registry else ())}
+    spoken_to = {SPOKEN_TO[host]: auth for host, auth in named.items() if host in SPOKEN_TO}
+    for host, auth in {**spoken_to, **named}.items():  # what a host is given by its own name counts
+        lines.append(f"\n[{_CRI}.registry.configs.{quoted(host)}.auth]\n")
+        fields = {"username": auth.username, "password": auth.password, "identitytoken": auth.identity_token}
+        lines += [f"  {key} = {quoted(value)}\n" for key, value in fields.items() if value is not None]
+    text = "".join(lines)
+    return dumped(merged(tomllib.loads(text), tomllib.loads(settings))) if settings else text
 
 
 class ContainersReconciler:
@@ -116,6 +122,7 @@ class ContainersReconciler:
         keeper: ServiceKeeper,
         *,
         config: Callable[[], RegistryConfig | None],
+        settings: Callable[[], ServiceConfig | None],
         data_is_there: Callable[[], bool],
         look_again: Callable[[], None],
         runtime: Runtime,
@@ -127,6 +134,7 @@ class ContainersReconciler:
         self._runtime = runtime
         self._keeper = keeper
         self._config = config
+        self._settings = settings
         self._data_is_there = data_is_there
         self._look_again = look_again
 
@@ -140,7 +148,8 @@ class ContainersReconciler:
             return Status(State.CONVERGED, "containerd is switched off: no container can be started")
         if not self._data_is_there():
             return waiting("DATA is not mounted", "containerd starts once it is")
-        conf = containerd_toml(self._config())
+        settings = self._settings()
+        conf = containerd_toml(self._config(), settings.settings or "" if settings else "")
         put(self._conf, conf, mode=0o600)
         write_configuration(self._node)
         await asyncio.to_thread(
@@ -156,12 +165,13 @@ class ContainersReconciler:
         return waiting("containerd is starting")
 
     async def _has_pause(self) -> bool:
-        """Have the sandbox's image there; whether containerd knows it already, which it learns by an event of its own."""
-        images = Images(self._runtime)
-        if await images.find(PAUSE):
-            return True
+        """Have the sandbox's image there."""
+        with explained("cannot look for the sandbox's image"):
+            request = cri.ImageStatusRequest(image=cri.ImageSpec(image=PAUSE))
+            if (await self._runtime.cri_images.ImageStatus(request)).image.id:
+                return True
         await import_archive(self._runtime, _chunks(self._node.pause_archive))
-        return await images.find(PAUSE) is not None
+        return True
 
 
 async def _chunks(archive: Path) -> AsyncIterator[bytes]:

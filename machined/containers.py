@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from basalt.config.documents import WorkloadConfig
+from basalt.config.documents import RegistryConfig, WorkloadConfig
 from machined.image import read_boot_id
 from machined.paths import Paths
 from machined.runtime.client import Runtime
 from machined.runtime.images import Images
+from machined.runtime.signatures import Signatures
 from machined.workloads.reconciler import WorkloadsReconciler
 
 
@@ -28,11 +29,12 @@ class Containers:
         runtime: Runtime,
         *,
         config: Callable[[], Sequence[WorkloadConfig]],
+        registry: Callable[[], RegistryConfig | None],
         ready: Callable[[], bool],
         changed: Callable[[], None],
     ) -> Containers:
         """Those of *node* behind *runtime*."""
-        images = Images(runtime)
+        images = Images(runtime, Signatures(registry))
         workloads = WorkloadsReconciler(
             node, runtime, images, config=config, ready=ready, boot_id=lambda: read_boot_id(node.proc), changed=changed
         )

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from basalt.config.documents import (
     AccessConfig,
@@ -16,8 +16,10 @@ from basalt.config.documents import (
     LogDestination,
     MachineConfig,
     NetworkConfig,
+    RegistryConfig,
     ServiceConfig,
 )
+from basalt.reference import EVERY
 from machined.cutoff import Caller, cutoffs
 from machined.modes import RebootReason
 
@@ -110,8 +112,7 @@ def describe(old: Configuration, new: Configuration) -> tuple[str, ...]:
         servers = ", ".join(server.address for server in new.time.servers) if new.time else ""
         actions.append(f"take the time from {servers}" if servers else "stop taking the time from servers")
     actions += _describe_access(old, new)
-    if old.registry != new.registry:
-        actions.append("change how container images are fetched")
+    actions += _describe_registries(old.registry or RegistryConfig(), new.registry or RegistryConfig())
     actions += _describe_volumes(old, new)
     if (old.firewall or FirewallConfig()) != (new.firewall or FirewallConfig()):
         rules = ", ".join(rule.name for rule in new.firewall.rules) if new.firewall else ""
@@ -189,6 +190,25 @@ def _describe_access(old: Configuration, new: Configuration) -> Iterator[str]:
         yield f"no longer refuse the client certificate with serial {serial}"
     if (old.access or AccessConfig(client_authorities=())).server_lifetime_h != new.access.server_lifetime_h:
         yield f"issue server certificates for {new.access.server_lifetime_h} h"
+
+
+def _describe_registries(old: RegistryConfig, new: RegistryConfig) -> Iterator[str]:
+    if structs.replace(old, signatures=()) != structs.replace(new, signatures=()):
+        yield "change how container images are fetched"
+    before = {signature.images: set(signature.keys) for signature in old.signatures}
+    after = {signature.images: set(signature.keys) for signature in new.signatures}
+    for images, keys in after.items():
+        if images not in before:
+            yield f"pull {_images(images)} with a signature alone"
+        elif before[images] != keys:
+            yield f"change whose signatures count for {_images(images)}"
+    for images in before:
+        if images not in after:
+            yield f"no longer ask for signatures by the keys of {_images(images)}"
+
+
+def _images(pattern: str) -> str:
+    return "all images" if pattern == EVERY else f"images of {pattern}"
 
 
 def _describe_volumes(old: Configuration, new: Configuration) -> Iterator[str]:

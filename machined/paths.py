@@ -21,6 +21,7 @@ E2FSCK = "/usr/sbin/e2fsck"
 NFT = "/usr/sbin/nft"
 CHRONYD = "/usr/sbin/chronyd"
 CONTAINERD = "/usr/bin/containerd"
+PUBLIC_AUTHORITIES = "/etc/ssl/certs/ca-certificates.crt"  # a profile's [authorities]
 
 IMAGE_INFO = "/usr/lib/basalt/image.json"
 IMAGE_SERVICES = "/usr/lib/basalt/services"

@@ -10,15 +10,16 @@ Credentials are not here but in containerd's own file, see :mod:`machined.contai
 from __future__ import annotations
 
 import hashlib
-import json
+import posixpath
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from msgspec import Struct
 
-from basalt.config.documents import RegistryConfig, RegistryMirror
+from basalt.config.documents import RegistryConfig
+from basalt.toml import quoted
 from machined import paths
 from machined.network.names import put
 from machined.reconcile import CONVERGED, Status
@@ -38,60 +39,93 @@ class Registries(Struct, frozen=True):
     authorities: dict[str, str]
 
 
-def quoted(text: str) -> str:
-    """A TOML basic string. JSON's escapes are a part of TOML's; DEL alone TOML wants escaped and JSON does not."""
-    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
-
-
 def certificate_name(pem: str) -> str:
     """The file name of an authority: it follows from the content, so a file never changes under a reader."""
     return f"{hashlib.blake2b(pem.encode(), digest_size=16).hexdigest()}.pem"
+
+
+class Endpoint(Struct, frozen=True):
+    """Where images of a registry are had.
+
+    :param url: as it was configured; of the registry itself, https:// and its host.
+    :param mirror: whether it stands in for the registry.
+    :param override_path: the path of *url* is complete.
+    :param authorities: certificates (PEM) that vouch for its own besides the public ones.
+    """
+
+    url: str
+    mirror: bool
+    override_path: bool = False
+    authorities: tuple[str, ...] = ()
+
+    @property
+    def host(self) -> str:
+        """The host that is spoken to, with its port if the address has one."""
+        return urlsplit(self.url).netloc
+
+    @property
+    def root(self) -> str:
+        """What the paths of the registry's API are added to, as containerd makes it (remotes/docker/config/hosts.go)."""
+        parts = urlsplit(self.url)
+        path = posixpath.normpath(f"/{parts.path}").strip("/")
+        end = "" if self.override_path or f"/{path}".endswith("/v2") else "/v2"
+        return f"{parts.scheme}://{parts.netloc}{path and f'/{path}'}{end}"
+
+
+def endpoints(config: RegistryConfig | None, registry: str) -> tuple[Endpoint, ...]:
+    """Where images of *registry* are had, in the order in which they are asked for."""
+    config = config or RegistryConfig()
+    mirrors = {mirror.registry: mirror for mirror in config.mirrors}
+    mirror = mirrors.get(registry) or mirrors.get(ANY)
+    found = []
+    if mirror:
+        for url in dict.fromkeys(mirror.endpoints):
+            authorities = _authorities(config, urlsplit(url).netloc)
+            found.append(Endpoint(url, True, mirror.override_path, authorities))
+    if mirror is None or mirror.fallback:
+        host = SPOKEN_TO.get(registry, registry)
+        found.append(Endpoint(f"https://{host}", False, False, _authorities(config, host, registry)))
+    return tuple(found)
+
+
+def _authorities(config: RegistryConfig, host: str, alias: str = "") -> tuple[str, ...]:
+    bare = host.rpartition(":")[0] if host.rpartition(":")[2].isdigit() and not host.endswith("]") else host
+    # A certificate knows nothing of ports: an authority for a host without one serves all of them.
+    names = dict.fromkeys((host, bare, alias, ANY))
+    return tuple(dict.fromkeys(each.certificate for name in names for each in config.authorities if each.host == name))
 
 
 def plan(config: RegistryConfig | None, directory: Path) -> Registries:
     """What *config* means for containerd, below *directory*."""
     if config is None:
         return Registries({}, {})
-    mirrors = {mirror.registry: mirror for mirror in config.mirrors}
-    authorities: dict[str, list[str]] = {}
-    for authority in config.authorities:
-        authorities.setdefault(authority.host, []).append(authority.certificate)
-    hosts = {}
-    for registry in dict.fromkeys([*mirrors, *authorities]):
-        mirror = mirrors.get(registry) or mirrors.get(ANY)
-        name = DEFAULT if registry == ANY else registry
-        hosts[name] = _hosts_toml(registry, mirror, authorities, directory / AUTHORITIES)
-    return Registries(hosts, {certificate_name(pem): pem for pems in authorities.values() for pem in pems})
+    named = [mirror.registry for mirror in config.mirrors] + [authority.host for authority in config.authorities]
+    files = directory / AUTHORITIES
+    hosts = {
+        DEFAULT if registry == ANY else registry: _hosts_toml(endpoints(config, registry), files)
+        for registry in dict.fromkeys(named)
+    }
+    return Registries(hosts, {certificate_name(each.certificate): each.certificate for each in config.authorities})
 
 
-def _hosts_toml(registry: str, mirror: RegistryMirror | None, authorities: dict[str, list[str]], files: Path) -> str:
-    endpoints = list(dict.fromkeys(mirror.endpoints)) if mirror else []
-    override = mirror is not None and mirror.override_path
+def _hosts_toml(asked: Sequence[Endpoint], files: Path) -> str:
+    *before, last = asked
     lines = []
-    if mirror and not mirror.fallback:
+    if last.mirror:
         # containerd always asks "server" in the end, and where there is none the registry itself: so it is the last mirror.
-        last = endpoints.pop()
-        lines += [f"server = {quoted(last)}", f"capabilities = {MIRROR_CAPABILITIES}"]
-        lines += _details(urlsplit(last).netloc, override, authorities, files)
-    else:
-        lines += _details(SPOKEN_TO.get(registry, registry), False, authorities, files, registry)
+        lines += [f"server = {quoted(last.url)}", f"capabilities = {MIRROR_CAPABILITIES}"]
+    lines += _details(last, files)
     lines.append("[host]")  # containerd 1.7 refuses a file without it, also when there is no host
-    for endpoint in endpoints:
-        lines += [f"[host.{quoted(endpoint)}]", f"capabilities = {MIRROR_CAPABILITIES}"]
-        lines += _details(urlsplit(endpoint).netloc, override, authorities, files)
+    for endpoint in before:
+        lines += [f"[host.{quoted(endpoint.url)}]", f"capabilities = {MIRROR_CAPABILITIES}"]
+        lines += _details(endpoint, files)
     return "".join(f"{line}\n" for line in lines)
 
 
-def _details(
-    host: str, override_path: bool, authorities: dict[str, list[str]], files: Path, alias: str = ""
-) -> list[str]:
-    lines = ["override_path = true"] if override_path else []
-    bare = host.rpartition(":")[0] if host.rpartition(":")[2].isdigit() and not host.endswith("]") else host
-    # A certificate knows nothing of ports: an authority for a host without one serves all of them.
-    names = dict.fromkeys((host, bare, alias, ANY))
-    pems = dict.fromkeys(pem for name in names for pem in authorities.get(name, ()))
-    if pems:
-        found = ", ".join(quoted(str(files / certificate_name(pem))) for pem in pems)
+def _details(endpoint: Endpoint, files: Path) -> list[str]:
+    lines = ["override_path = true"] if endpoint.override_path else []
+    if endpoint.authorities:
+        found = ", ".join(quoted(str(files / certificate_name(pem))) for pem in endpoint.authorities)
         lines.append(f"ca = [{found}]")
     return lines
 

@@ -43,7 +43,7 @@ async def start_services(node: Node) -> None:
     from machined.forwarding.reconciler import LoggingReconciler
     from machined.registries import RegistriesReconciler
     from machined.runtime.client import Runtime
-    from machined.servicesettings import ServiceKeeper
+    from machined.servicesettings import ServiceKeeper, settings_of
     from machined.timesync import TimeReconciler
     from machined.volumes.reconciler import VolumesReconciler
 
@@ -68,6 +68,7 @@ async def start_services(node: Node) -> None:
         node.paths,
         keeper,
         config=lambda: current().registry,
+        settings=lambda: settings_of(current(), "containerd"),
         data_is_there=lambda: node.data_is_there,
         look_again=lambda: node.trigger("containers"),
         runtime=runtime,
@@ -84,6 +85,7 @@ async def start_services(node: Node) -> None:
         node.paths,
         runtime,
         config=lambda: current().workloads,
+        registry=lambda: current().registry,
         ready=lambda: node.board.state_of("containers") is State.CONVERGED,
         changed=lambda: node.trigger("workloads"),
     )

@@ -312,6 +312,7 @@ PublicKeyPem = Annotated[
         pattern="-----BEGIN PUBLIC KEY-----",
     ),
 ]
+Toml = Annotated[str, _text("TOML, up to 65536 characters", spelling.toml, minLength=1, maxLength=65536)]
 Line = Annotated[str, _text("up to 32768 characters", spelling.line, maxLength=32768, **_OR_NUMBER)]
 ContainerPath = Annotated[
     str,
@@ -332,7 +333,7 @@ UrlPath = Annotated[
 CpuAmount = Annotated[
     str,
     _text(
-        "a number from 0.001 to 1024 with up to three decimals",
+        "a number from 0.01 to 1024 with up to three decimals",
         spelling.cpu_amount,
         "0.25",
         pattern=r"^[0-9]{1,4}(\.[0-9]{1,3})?$",

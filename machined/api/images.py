@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any
 
@@ -67,9 +68,10 @@ class ImageApi(stubs.ImageServiceServicer):
         containers = await containers_of(self._node, context)
         try:
             reference = full_name(request.reference)
-            async for step in containers.images.pull(reference):
-                if isinstance(step, Progress):
-                    yield pb.PullImageResponse(fetched_bytes=step.fetched_bytes, total_bytes=step.total_bytes)
+            async with contextlib.aclosing(containers.images.pull(reference)) as pull:
+                async for step in pull:
+                    if isinstance(step, Progress):
+                        yield pb.PullImageResponse(fetched_bytes=step.fetched_bytes, total_bytes=step.total_bytes)
             image = await containers.images.find(reference)
             yield pb.PullImageResponse(digest=image.digest if image else "", reference=reference)
         except (BasaltError, OSError) as error:
@@ -89,7 +91,7 @@ class ImageApi(stubs.ImageServiceServicer):
 
         try:
             reference = full_name(first.reference) if first.reference else ""
-            names = await import_archive(containers.runtime, chunks(), reference)
+            names = await import_archive(containers.runtime, chunks(), reference, containers.images.must_be_signed)
             note(", ".join(names))
             found = [await containers.images.find(name) for name in names]
         except (BasaltError, OSError) as error:

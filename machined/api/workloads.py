@@ -6,7 +6,8 @@ import asyncio
 import contextlib
 import os
 import time
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import grpc
@@ -54,8 +55,11 @@ class WorkloadApi(stubs.WorkloadServiceServicer):
         for name in wanted:
             if name not in known:
                 await _unknown(context, name, known)
+        digests: dict[str, str] = {}
+        with contextlib.suppress(BasaltError):  # containerd may be away: how workloads stand is told all the same
+            digests = {image.id: image.digest for image in await containers.images.all()}
         return pb.ListWorkloadsResponse(
-            workloads=[_workload(known[name], containers.workloads.config_of(name)) for name in wanted]
+            workloads=[_workload(known[name], containers.workloads.config_of(name), digests) for name in wanted]
         )
 
     async def WorkloadLogs(  # noqa: N802
@@ -67,14 +71,15 @@ class WorkloadApi(stubs.WorkloadServiceServicer):
         directory = containers.workloads.logs(view.name, container.name)
         runs = logs.runs_of(directory)
         chosen = runs[:-1][-1:] if request.previous else runs[-1:]
-        batch: list[logs.Line] = []
         try:
+            place = (chosen[-1] if chosen else 0, (0, 0))
             for run in chosen:
-                lines = await asyncio.to_thread(_kept, directory, run, request.tail_lines, request.since_unix)
+                lines, end = await asyncio.to_thread(_kept, directory, run, request.tail_lines, request.since_unix)
+                place = (run, end)
                 for at in range(0, len(lines), LINES_PER_MESSAGE):
                     yield _lines(lines[at : at + LINES_PER_MESSAGE])
             if request.follow and not request.previous:
-                async for batch in _follow(directory, chosen[-1] if chosen else 0):
+                async for batch in _follow(directory, *place):
                     yield _lines(batch)
         except OSError as error:
             await refuse(context, error)
@@ -233,20 +238,27 @@ async def _take(process: Process, request: pb.WorkloadExecRequest) -> None:
         await process.close_input()
 
 
-def _kept(directory: Any, run: int, tail: int, since: float) -> list[logs.Line]:
-    lines = [line for path in logs.files_of(directory, run) for line, _ in logs.read(path) if line.time_unix >= since]
-    return lines[-tail:] if tail else lines
+def _kept(directory: Path, run: int, tail: int, since: float) -> tuple[list[logs.Line], tuple[int, int]]:
+    """The lines that a run has left, and where its current file was then: its inode, and the offset behind the last whole line."""
+    lines, inode, offset = [], 0, 0
+    for path in logs.files_of(directory, run):
+        inode, offset = _identity(path)[0], 0
+        for line, end in logs.read(path):
+            offset = end
+            if line.time_unix >= since:
+                lines.append(line)
+    return lines[-tail:] if tail else lines, (inode, offset)
 
 
-async def _follow(directory: Any, run: int) -> AsyncIterator[list[logs.Line]]:
-    """What comes, also over restarts and rotation, from the end of run number *run* on."""
-    path = directory / f"{run}.log"
-    inode, offset = _identity(path)
+async def _follow(directory: Path, run: int, place: tuple[int, int]) -> AsyncIterator[list[logs.Line]]:
+    """What comes, also over restarts and rotation, from a *place* in run number *run* on."""
+    path, (inode, offset) = directory / f"{run}.log", place
     while True:
         lines = []
         with contextlib.suppress(FileNotFoundError):
             if _identity(path)[0] != inode:  # renamed, for it had grown too large: its rest is in the older file
-                lines += [line for line, _ in logs.read(directory / f"{run}.log.1", offset)]
+                if inode:
+                    lines += [line for line, _ in logs.read(directory / f"{run}.log.1", offset)]
                 inode, offset = _identity(path)[0], 0
             for line, end in logs.read(path, offset):
                 lines.append(line)
@@ -260,7 +272,7 @@ async def _follow(directory: Any, run: int) -> AsyncIterator[list[logs.Line]]:
         await asyncio.sleep(FOLLOW_POLL_S)
 
 
-def _identity(path: Any) -> tuple[int, int]:
+def _identity(path: Path) -> tuple[int, int]:
     try:
         seen = path.stat()
     except FileNotFoundError:
@@ -293,14 +305,14 @@ def _events(events: Iterable[Event]) -> pb.WorkloadEventsResponse:
     )
 
 
-def _workload(view: WorkloadView, config: WorkloadConfig | None) -> pb.Workload:
+def _workload(view: WorkloadView, config: WorkloadConfig | None, digests: Mapping[str, str]) -> pb.Workload:
     return pb.Workload(
         name=view.name,
         state=pb.WorkloadState.ValueType(view.state.value),
         reason=view.reason,
         remedy=view.remedy,
         since_unix=int(view.since_unix),
-        containers=[_container(container) for container in view.containers],
+        containers=[_container(container, digests) for container in view.containers],
         address=view.address,
         published=[
             f"{port.address or '*'}:{port.host or port.container}->{port.container}/{port.protocol}"
@@ -312,11 +324,11 @@ def _workload(view: WorkloadView, config: WorkloadConfig | None) -> pb.Workload:
     )
 
 
-def _container(view: ContainerView) -> pb.WorkloadContainer:
+def _container(view: ContainerView, digests: Mapping[str, str]) -> pb.WorkloadContainer:
     return pb.WorkloadContainer(
         name=view.name,
         image=view.image,
-        image_digest=view.image_id,
+        image_digest=digests.get(view.image_id, ""),
         state=view.state,
         detail=view.words(time.monotonic()),
         id=view.id,

@@ -10,17 +10,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import secrets
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
 import grpc.aio
 from google.protobuf import any_pb2
 from google.protobuf.message import Message
 
-from basalt.errors import BasaltError
+from basalt.errors import BasaltError, RefusedError
 from basalt.reference import parse
 from machined.runtime.client import METADATA, NotThereError, Runtime, RuntimeRefusedError, explained
-from machined.runtime.images import KNOWN_LOOK_S, KNOWN_LOOKS, full_name
+from machined.runtime.images import KNOWN_LOOK_S, KNOWN_LOOKS
 from machined.wire import cri_pb2 as cri
 from machined.wire import images_pb2 as images
 from machined.wire import platform_pb2, streaming_pb2
@@ -37,12 +37,18 @@ PLATFORM = platform_pb2.Platform(os="linux", architecture="amd64")
 _Stream = grpc.aio.StreamStreamCall[any_pb2.Any, any_pb2.Any]
 
 
-async def import_archive(runtime: Runtime, chunks: AsyncIterator[bytes], reference: str = "") -> list[str]:
+async def import_archive(
+    runtime: Runtime,
+    chunks: AsyncIterator[bytes],
+    reference: str = "",
+    must_be_signed: Callable[[str], bool] = lambda _: False,
+) -> list[str]:
     """Take the images of an archive, and unpack what is for this machine; the names under which they are kept.
 
     :param chunks: an OCI or Docker archive, as it comes.
     :param reference: the name for the one image in it; without it, the archive must name its images itself.
-    :raises BasaltError: containerd refused it, or *chunks* did; nothing of it is kept by name then.
+    :param must_be_signed: whether images of a full name are taken with a signature alone; an archive has none that is looked at.
+    :raises BasaltError: containerd refused it, *chunks* or *must_be_signed* did; nothing of it is kept by name then.
     """
     name, news = f"import-{secrets.token_hex(8)}", f"progress-{secrets.token_hex(8)}"
     store = types.ImageStore(
@@ -57,6 +63,7 @@ async def import_archive(runtime: Runtime, chunks: AsyncIterator[bytes], referen
         destination=packed(store),
         options=transfer.TransferOptions(progress_stream=news),
     )
+    before = await _names(runtime)
     with explained(f"cannot import {reference or 'the archive'}"):
         async with _stream(runtime, name) as stream, _stream(runtime, news) as progress:
             saved = asyncio.ensure_future(_saved(progress))
@@ -65,7 +72,7 @@ async def import_archive(runtime: Runtime, chunks: AsyncIterator[bytes], referen
             ended = asyncio.ensure_future(_ended(call))
             try:
                 await asyncio.wait([sender, ended], return_when=asyncio.FIRST_COMPLETED)
-                if sender.done() and isinstance(error := sender.exception(), BasaltError):
+                if sender.done() and isinstance(error := sender.exception(), BasaltError | OSError):
                     raise error  # of the caller's own stream: what containerd makes of half an archive is no news
                 await call
                 names = await saved
@@ -75,12 +82,22 @@ async def import_archive(runtime: Runtime, chunks: AsyncIterator[bytes], referen
                     task.cancel()
                 await asyncio.gather(sender, ended, saved, return_exceptions=True)
     kept = [await _kept(runtime, name) for name in dict.fromkeys(names)]
+    announced: list[str] = []
     try:
-        return [await _announced(runtime, full, image) for full, image in _named(kept, reference)]
+        named = _named(kept, reference)
+        if refused := [full for full, _ in named if must_be_signed(full)]:
+            raise RefusedError(
+                f"{', '.join(refused)} is not taken from an archive",
+                why="the configuration asks for a signature, and an archive brings none",
+                remedy="pull it from a registry that has the signature, or import it under another name",
+            )
+        for full, image in named:
+            announced.append(await _announced(runtime, full, image))
     finally:
-        for image in kept:
-            if image.name.startswith(UNNAMED):
+        for image in kept:  # names that the transfer gave, and that nobody asked for
+            if image.name not in announced and image.name not in before:
                 await _delete(runtime, image.name)
+    return announced
 
 
 def _named(kept: Sequence[images.Image], reference: str) -> list[tuple[str, images.Image]]:
@@ -124,6 +141,12 @@ async def _saved(progress: _Stream) -> list[str]:
     return names
 
 
+async def _names(runtime: Runtime) -> frozenset[str]:
+    with explained("cannot list images"):
+        answer = await runtime.images.List(images.ListImagesRequest(), metadata=METADATA)
+    return frozenset(image.name for image in answer.images)
+
+
 async def _kept(runtime: Runtime, name: str) -> images.Image:
     with explained(f"cannot find {name}, which was just imported"):
         return (await runtime.images.Get(images.GetImageRequest(name=name), metadata=METADATA)).image
@@ -148,8 +171,6 @@ async def _announced(runtime: Runtime, full: str, kept: images.Image) -> str:
         with explained(f"cannot name {full}"):
             renamed = images.Image(name=full, labels=kept.labels, target=kept.target)
             await runtime.images.Create(images.CreateImageRequest(image=renamed), metadata=METADATA)
-        if full_name(kept.name) == full:
-            await _delete(runtime, kept.name)
     for _ in range(KNOWN_LOOKS):
         with explained(f"cannot find {full}, which was just imported"):
             request = cri.ImageStatusRequest(image=cri.ImageSpec(image=full))
@@ -236,10 +257,15 @@ async def _receive(stream: _Stream, call: Any) -> AsyncIterator[bytes]:
                         return
                     raise RuntimeRefusedError("the archive is not complete", why="containerd sent no end of it")
             data = types.Data()
-            if not unpacked(await reading, data):
-                return
+            try:
+                if not unpacked(await reading, data):
+                    return
+            except grpc.aio.AioRpcError:
+                return  # the stream has broken: what the transfer says of it is told
             reading = asyncio.ensure_future(stream.read())
-            await stream.write(packed(types.WindowUpdate(update=len(data.data))))
+            # Where the stream has ended, what it still holds is read all the same.
+            with contextlib.suppress(asyncio.InvalidStateError, grpc.aio.AioRpcError):
+                await stream.write(packed(types.WindowUpdate(update=len(data.data))))
             tail = (tail + data.data)[-len(TAR_END) :]
             yield data.data
     finally:

@@ -84,11 +84,12 @@ class Runtime:
 
 
 @contextlib.contextmanager
-def explained(what: str, remedies: Sequence[tuple[str, str]] = ()) -> Iterator[None]:
+def explained(what: str, remedies: Sequence[tuple[str, str]] = (), about: Sequence[str] = ()) -> Iterator[None]:
     """Turn gRPC's errors into ours.
 
     :param what: what was tried, "cannot pull docker.io/library/nginx:latest".
     :param remedies: what to do about an error that contains a pattern.
+    :param about: names in the error that say nothing about it, whatever they contain.
     :raises NotThereError: containerd does not have it.
     :raises RuntimeGoneError: containerd does not answer.
     :raises RuntimeRefusedError: anything else.
@@ -103,12 +104,14 @@ def explained(what: str, remedies: Sequence[tuple[str, str]] = ()) -> Iterator[N
             ) from error
         why = short(details)
         if code is grpc.StatusCode.NOT_FOUND:
-            raise NotThereError(what, why=why, remedy=remedy_of(details, remedies)) from error
-        raise RuntimeRefusedError(what, why=why, remedy=remedy_of(details, remedies)) from error
+            raise NotThereError(what, why=why, remedy=remedy_of(details, remedies, about)) from error
+        raise RuntimeRefusedError(what, why=why, remedy=remedy_of(details, remedies, about)) from error
 
 
-def remedy_of(details: str, remedies: Sequence[tuple[str, str]]) -> str:
-    """What to do about an error; empty when nothing is known."""
+def remedy_of(details: str, remedies: Sequence[tuple[str, str]], about: Sequence[str] = ()) -> str:
+    """What to do about an error; empty when nothing is known. What stands in *about* says nothing of it."""
+    for name in about:
+        details = details.replace(name, "")
     return next((remedy for pattern, remedy in remedies if re.search(pattern, details, re.IGNORECASE)), "")
 
 

@@ -47,6 +47,7 @@ class Process:
         self._out = _Pipe(directory / "stdout")
         self._err = None if terminal else _Pipe(directory / "stderr")
         self._in: int | None = None
+        self._deleted = False
 
     def _prepare(self) -> None:
         self._directory.mkdir(mode=0o700, parents=True)
@@ -108,6 +109,7 @@ class Process:
 
         async def finish() -> None:
             await asyncio.wait([ended])
+            await self._delete()  # which waits until its shim has copied all that it wrote
             written.put_nowait(None)
 
         tasks_ = [asyncio.ensure_future(pump(pipe, error)) for pipe, error in pipes]
@@ -156,6 +158,16 @@ class Process:
                 metadata=METADATA,
             )
 
+    async def _delete(self) -> None:
+        """Have containerd forget it, once."""
+        if self._deleted:
+            return
+        self._deleted = True
+        with contextlib.suppress(BasaltError), explained("cannot remove the process"):
+            await self._runtime.tasks.DeleteProcess(
+                tasks.DeleteProcessRequest(container_id=self._container, exec_id=self.id), metadata=METADATA
+            )
+
     async def close(self) -> None:
         """Kill it if it still runs, and remove every trace."""
         with contextlib.suppress(BasaltError), explained("cannot kill the process"):
@@ -164,10 +176,7 @@ class Process:
                 metadata=METADATA,
             )
             await self.wait()
-        with contextlib.suppress(BasaltError), explained("cannot remove the process"):
-            await self._runtime.tasks.DeleteProcess(
-                tasks.DeleteProcessRequest(container_id=self._container, exec_id=self.id), metadata=METADATA
-            )
+        await self._delete()
         for pipe in (self._out, self._err):
             if pipe:
                 pipe.close()

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
+from dataclasses import dataclass
 
+import grpc
+import grpc.aio
 from msgspec import Struct
 
 from basalt.errors import RefusedError
+from basalt.publickeys import key_id, load
 from basalt.reference import parse
 from machined.runtime.client import (
     METADATA,
@@ -18,11 +22,13 @@ from machined.runtime.client import (
     RuntimeRefusedError,
     explained,
 )
+from machined.runtime.signatures import Signatures
 from machined.wire import content_pb2 as content
 from machined.wire import cri_pb2 as cri
 from machined.wire import images_pb2 as images
 
 KNOWN_LOOKS, KNOWN_LOOK_S = 300, 0.1  # for the CRI to take note of something that came about without it
+SIGNED_BY = "basalt.dev/signed-by"  # label of an image's name: ids of the keys by which it was seen to be signed
 PROGRESS_S = 0.5  # between two looks at how far a download has got
 
 
@@ -55,6 +61,15 @@ class Meter:
         return Progress(fetched, sum(self._totals.values()))
 
 
+@dataclass
+class Pull:
+    """A pull that goes on. *waiting*: how many wait for it."""
+
+    task: asyncio.Task[str]
+    meter: Meter
+    waiting: int = 0
+
+
 class Image(Struct, frozen=True):
     """An image that the node has."""
 
@@ -69,40 +84,94 @@ class Image(Struct, frozen=True):
 class Images:
     """The images of one containerd."""
 
-    def __init__(self, runtime: Runtime) -> None:
+    def __init__(self, runtime: Runtime, signatures: Signatures) -> None:
         self._runtime = runtime
-        self._pulls: dict[str, tuple[asyncio.Task[str], Meter]] = {}
+        self._signatures = signatures
+        self._pulls: dict[str, Pull] = {}
 
-    async def pull(self, reference: str) -> AsyncIterator[Progress | str]:
+    async def pull(self, reference: str) -> AsyncGenerator[Progress | str]:
         """Fetch an image; progress while it goes on, at the end the id. Several callers for one image share one pull.
+
+        A pull ends when nobody waits for it any longer.
 
         :raises BasaltError: it cannot be had, and why.
         """
-        if reference not in self._pulls:
+        pull = self._pulls.get(reference)
+        if pull is None:
             task = asyncio.get_running_loop().create_task(self._pull(reference), name=f"pull {reference}")
-            task.add_done_callback(lambda _: self._pulls.pop(reference, None))
-            self._pulls[reference] = (task, Meter())
-        task, meter = self._pulls[reference]
-        last = Progress()
-        while True:
-            done, _ = await asyncio.wait([task], timeout=PROGRESS_S)
-            if done:
-                yield task.result()
-                return
-            if (progress := await self._progress(meter)) != last:
-                last = progress
-                yield progress
+            pull = self._pulls[reference] = Pull(task, Meter())
+        pull.waiting += 1
+        try:
+            while True:
+                done, _ = await asyncio.wait([pull.task], timeout=PROGRESS_S)
+                if done:
+                    yield pull.task.result()
+                    return
+                yield await self._progress(pull.meter)
+        finally:
+            pull.waiting -= 1
+            if not pull.waiting:
+                pull.task.cancel()
+            if (pull.task.done() or not pull.waiting) and self._pulls.get(reference) is pull:
+                del self._pulls[reference]
 
     async def _pull(self, reference: str) -> str:
+        verified = await self._signatures.verified(reference)
+        # What was verified is a digest: the tag may mean something else by now.
+        wanted = f"{parse(reference).name}@{verified.digest}" if verified else reference
         try:
-            with explained(f"cannot pull {reference}", PULL_REMEDIES):
+            with explained(f"cannot pull {reference}", PULL_REMEDIES, about=(wanted, reference)):
                 answer = await self._runtime.cri_images.PullImage(
-                    cri.PullImageRequest(image=cri.ImageSpec(image=reference))
+                    cri.PullImageRequest(image=cri.ImageSpec(image=wanted))
                 )
         except RuntimeRefusedError:
             await self._forget_bad_downloads()
             raise
+        if verified:
+            await self._name(reference, wanted, {SIGNED_BY: ",".join(verified.keys)})
         return answer.image_ref
+
+    async def _name(self, reference: str, present: str, labels: dict[str, str]) -> None:
+        """Give the image *present* the name *reference* and these labels."""
+        with explained(f"cannot name {reference}"):
+            request = images.GetImageRequest(name=present)
+            image = (await self._runtime.images.Get(request, metadata=METADATA)).image
+            named = images.Image(name=reference, labels={**image.labels, **labels}, target=image.target)
+            try:
+                await self._runtime.images.Create(images.CreateImageRequest(image=named), metadata=METADATA)
+            except grpc.aio.AioRpcError as error:
+                if error.code() is not grpc.StatusCode.ALREADY_EXISTS:
+                    raise
+                await self._runtime.images.Update(images.UpdateImageRequest(image=named), metadata=METADATA)
+        for _ in range(KNOWN_LOOKS):  # the CRI learns of it by an event
+            found = await self.find(reference)
+            if found and found.digest == image.target.digest:
+                return
+            await asyncio.sleep(KNOWN_LOOK_S)
+        raise RuntimeRefusedError(
+            f"cannot name {reference}", why="the CRI takes no note of it", remedy="osctl logs containerd"
+        )
+
+    async def at_hand(self, reference: str) -> Image | None:
+        """The image of this full name, if the node has it and, where signatures are asked for, has seen one by a key that still counts."""
+        image = await self.find(reference)
+        policy = self._signatures.policy_for(reference)
+        if image is None or policy is None:
+            return image
+        with explained(f"cannot look at {reference}"):
+            try:
+                request = images.GetImageRequest(name=reference)
+                labels = (await self._runtime.images.Get(request, metadata=METADATA)).image.labels
+            except grpc.aio.AioRpcError as error:
+                if error.code() is grpc.StatusCode.NOT_FOUND:
+                    return None
+                raise
+        seen = labels.get(SIGNED_BY, "").split(",")
+        return image if any(key_id(load(key)) in seen for key in policy.keys) else None
+
+    def must_be_signed(self, reference: str) -> bool:
+        """Whether an image of this full name is taken only with a signature."""
+        return self._signatures.policy_for(reference) is not None
 
     async def _forget_bad_downloads(self) -> None:
         """Throw away what was fetched to its end and yet is not what was asked for.

@@ -21,7 +21,6 @@ TIMEOUT_S = 15.0  # for one answer of the server
 WHOLE_TIMEOUT_S = 60.0  # for everything: a server that drips must not hold the search up
 REDIRECTS_MAX = 5
 _REDIRECTS = (301, 302, 303, 307, 308)
-_PUBLIC_AUTHORITIES = "/etc/ssl/certs/ca-certificates.crt"
 # OpenSSL's X509_V_ERR_CERT_NOT_YET_VALID and _HAS_EXPIRED (openssl-verification-options(1))
 _CLOCK_ERRORS = (9, 10)
 
@@ -87,7 +86,7 @@ def _get(url: SplitResult, authority_pem: str, deadline: float) -> tuple[int, st
 def _context(authority_pem: str) -> ssl.SSLContext:
     if authority_pem:
         return ssl.create_default_context(cadata=authority_pem)
-    return ssl.create_default_context(cafile=_PUBLIC_AUTHORITIES)
+    return ssl.create_default_context(cafile=paths.PUBLIC_AUTHORITIES)
 
 
 def explain(error: Exception) -> str:

@@ -74,7 +74,9 @@ def container_digest(config: WorkloadConfig, container: Container, key: bytes) -
     seen = {mount.secret for mount in container.secrets}
     volumes = [volume for volume in config.volumes if volume.name in mounted]
     values = [secret for secret in config.secrets if secret.name in seen]
-    return _digest(key, [structs.replace(container, health=None), volumes, values])
+    return _digest(
+        key, [structs.replace(container, health=None, env=dict(sorted(container.env.items()))), volumes, values]
+    )
 
 
 def _digest(key: bytes, parts: list[object]) -> str:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from basalt.config.documents.workload import HealthCheck
 from basalt.errors import BasaltError
-from machined.runtime.client import Runtime, explained
+from machined.runtime.client import Runtime, RuntimeGoneError, explained
 from machined.wire import cri_pb2 as cri
 
 HEALTHY, UNHEALTHY, STARTING = "healthy", "unhealthy", "starting"
@@ -57,10 +57,12 @@ class Monitor:
                 reason = str(error)
             except TimeoutError:
                 reason = f"no answer within {self.check.timeout_s} s"
-            except BasaltError:
-                # containerd is away: that says nothing of the container
+            except RuntimeGoneError:
+                # that says nothing of the container
                 await asyncio.sleep(self.check.interval_s)
                 continue
+            except BasaltError as error:
+                reason = str(error)
             else:
                 reason = ""
             if not reason:

@@ -113,6 +113,8 @@ class Keeper:
             if self.config is None:
                 await self._end()
                 return 0.0
+            if (left := self._pause_left("")) > 0:
+                return left  # woken by what happened to others
             return await self._keep(self.config)
         except RuntimeGoneError as error:
             self._say(State.STARTING, error.why, error.remedy)
@@ -130,6 +132,10 @@ class Keeper:
         if not part:
             self._say(State.FAILED, str(error), getattr(error, "remedy", ""))
         return pause
+
+    def _pause_left(self, part: str) -> float:
+        """The seconds until what could not be made is tried again; 0 when it may be."""
+        return max(0.0, self._failures[part][1] - time.monotonic()) if part in self._failures else 0.0
 
     def _say(self, state: State, reason: str = "", remedy: str = "") -> None:
         if (state, reason) != (self.view.state, self.view.reason):
@@ -180,7 +186,7 @@ class Keeper:
     async def _remove_sandbox(self, sandbox: str, grace_s: int) -> None:
         containers = await self._containers(sandbox)
         await asyncio.gather(*(self._stop_container(container.id, grace_s) for container in containers))
-        with explained(f"cannot remove the sandbox of {self.name}"), contextlib.suppress(NotThereError):
+        with contextlib.suppress(NotThereError), explained(f"cannot remove the sandbox of {self.name}"):
             await self._crew.runtime.cri.StopPodSandbox(cri.StopPodSandboxRequest(pod_sandbox_id=sandbox))
             await self._crew.runtime.cri.RemovePodSandbox(cri.RemovePodSandboxRequest(pod_sandbox_id=sandbox))
 
@@ -197,6 +203,7 @@ class Keeper:
             await self._crew.runtime.cri.RemoveContainer(cri.RemoveContainerRequest(container_id=container))
 
     def _forget(self, container: str) -> None:
+        """End a container's health check."""
         if container in self._monitors:
             self._monitors.pop(container)[1].cancel()
 
@@ -206,6 +213,8 @@ class Keeper:
         sandbox = await self._sandbox_at_hand(config)
         self._show(config)
         if sandbox is None:
+            for view in self.view.containers:  # what they say is of a sandbox that is no more
+                view.state, view.stands, view.id, view.pid, view.health = "waiting", State.STARTING, "", 0, ""
             if names := self._crew.ahead(self.name, config.start_order):
                 self._say(State.STARTING, f"waits for {', '.join(names)}, which start before it")
                 return RESYNC_S
@@ -277,27 +286,32 @@ class Keeper:
 
     async def _pull_all(self, config: WorkloadConfig) -> float | None:
         """Have every image there; None when they are, else the seconds until the next try."""
-        pauses = [pause for container in config.containers if (pause := await self._have_image(container)) is not None]
+        pauses = [
+            pause for container in config.containers if (pause := await self._have_image(config, container)) is not None
+        ]
         if pauses:
             self._say(*stands(self.view.containers))
             return min(pauses)
         return None
 
-    async def _have_image(self, container: Container) -> float | None:
+    async def _have_image(self, config: WorkloadConfig, container: Container) -> float | None:
         """Have the image of one container; None when it is there, else the seconds until the next try."""
-        if await self._crew.images.find(container.image):
+        if await self._crew.images.at_hand(container.image):
             return None
         view = self._view(container.name)
-        if container.name in self._failures and (left := self._failures[container.name][1] - time.monotonic()) > 0:
+        if (left := self._pause_left(container.name)) > 0:
             self._wait(view, container.name)
             return left
         view.state, view.stands, view.detail, view.remedy = "pulling", State.STARTING, "pulling", ""
         view.percent = -1
         self._say(State.STARTING, f"{container.name}: pulling {container.image}")
         try:
-            async for step in self._crew.images.pull(container.image):
-                if isinstance(step, Progress):
-                    view.percent = -1 if step.percent is None else step.percent
+            async with contextlib.aclosing(self._crew.images.pull(container.image)) as pull:
+                async for step in pull:
+                    if isinstance(step, Progress):
+                        view.percent = -1 if step.percent is None else step.percent
+                        if self.config is not config:
+                            return 0.0  # another document, or none: who knows whether this image is still wanted
         except RuntimeGoneError:
             raise
         except BasaltError as error:
@@ -344,6 +358,9 @@ class Keeper:
             return await self._start(config, container, sandbox, attempt=attempt + 1, failures=0)
         status, pid = await self._status(latest.id)
         self._note(view, latest, status, pid)
+        if status.state != cri.CONTAINER_RUNNING and (left := self._pause_left(container.name)) > 0:
+            self._wait(view, container.name)
+            return left
         if status.state == cri.CONTAINER_RUNNING:
             return await self._watch(config, container, latest.id, view)
         return await self._ended(config, container, sandbox, latest, status, failures)
@@ -374,17 +391,18 @@ class Keeper:
     ) -> float:
         """Make and start a container."""
         view, runtime = self._view(container.name), self._crew.runtime
-        if container.name in self._failures and (left := self._failures[container.name][1] - time.monotonic()) > 0:
+        if (left := self._pause_left(container.name)) > 0:
             self._wait(view, container.name)
             return left
         self._begins(view, "")
-        if (pause := await self._have_image(container)) is not None:
+        if (pause := await self._have_image(config, container)) is not None:
             return pause
         self._begins(view, "")
         storage = self._crew.storage
         places = storage.places(self.name)
         try:
             await asyncio.to_thread(storage.prepare, config)
+            began = time.monotonic()
             run = next_run(places.logs / container.name)
             made = desired.container_config(
                 config,
@@ -411,9 +429,9 @@ class Keeper:
             self._wait(view, container.name)
             return pause
         self._failures.pop(container.name, None)
-        self._crew.history.add(
-            self.name, "started", "started" if not attempt else f"started again, {attempt}.", container.name
-        )
+        again = f" again, for the {ordinal(attempt)} time" if attempt else ""
+        words = f"started{again}, in {time.monotonic() - began:.2f} s"
+        self._crew.history.add(self.name, "started", words, container.name)
         status, pid = await self._status(answer.container_id)
         view.restarts, view.started_unix, view.pid = attempt, status.started_at // 10**9, pid
         return await self._watch(config, container, answer.container_id, view)
@@ -430,18 +448,20 @@ class Keeper:
         monitor = self._monitor(container_id, container)
         view.health = monitor.state
         if monitor.state == health.HEALTHY:
+            self._unhealthy.pop(container_id, None)
             view.stands = State.RUNNING
             return RESYNC_S
         if monitor.state == health.STARTING:
             view.stands, view.detail = State.STARTING, "not healthy yet"
             return RESYNC_S
-        view.stands, view.detail = State.BACK_OFF, f"unhealthy: {monitor.reason}"
-        self._crew.history.add(self.name, "unhealthy", monitor.reason, container.name)
+        view.detail = f"unhealthy: {monitor.reason}"
+        if container_id not in self._unhealthy:
+            self._crew.history.add(self.name, "unhealthy", monitor.reason, container.name)
+            self._unhealthy[container_id] = view.detail
         if config.restart == "never":
-            self._forget(container_id)
+            view.stands = State.FAILED
             return RESYNC_S
-        self._unhealthy = {container_id: view.detail}
-        view.due = 0.0
+        view.stands = State.BACK_OFF
         await self._stop_container(container_id, config.stop_grace_s)
         return 0.0
 
@@ -490,6 +510,7 @@ class Keeper:
         if left > 0:
             view.stands, view.detail, view.due = State.BACK_OFF, ended.reason, time.monotonic() + left
             return left
+        self._unhealthy.pop(latest.id, None)
         await self._remove_container(latest.id)
         return await self._start(
             config, container, sandbox, attempt=latest.metadata.attempt + 1, failures=ended.failures
@@ -498,3 +519,9 @@ class Keeper:
 
 def _task(work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
     return asyncio.get_running_loop().create_task(work, name=name)
+
+
+def ordinal(number: int) -> str:
+    """1st, 2nd, 3rd, 4th, ..., 11th."""
+    suffix = {1: "st", 2: "nd", 3: "rd"}.get(number % 10 if number % 100 not in (11, 12, 13) else 0, "th")
+    return f"{number}{suffix}"

@@ -46,6 +46,8 @@ def limit(directory: Path, size_bytes: int | None) -> None:
             fcntl.ioctl(fd, _FSSETXATTR, _FSXATTR.pack(xflags | _PROJINHERIT, extsize, nextents, project, cow))
         _set_limit(fd, project, size_bytes or 0)
     except OSError as error:
+        if size_bytes is None and error.errno == errno.ENOTTY:
+            return  # a file system without quotas has no limit to take away
         if error.errno in (errno.ESRCH, errno.EOPNOTSUPP, errno.ENOTTY, errno.ENOSYS, errno.EINVAL):
             raise BasaltError(
                 f"{directory} cannot be limited",

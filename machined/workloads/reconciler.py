@@ -99,7 +99,11 @@ class WorkloadsReconciler:
         if self._listener is None:
             self._listener = asyncio.get_running_loop().create_task(self._listen(), name="containerd's events")
         self._sweep()
-        for name in configured.keys() | await self._left_behind():
+        names = configured.keys() | await self._left_behind()
+        if self._stopping:
+            return CONVERGED  # the node has begun to go down while this look waited
+        before = {name: keeper.config for name, keeper in self._keepers.items()}
+        for name in names:
             if name not in self._keepers:
                 self._keepers[name] = Keeper(name, self._crew)
             keeper = self._keepers[name]
@@ -110,6 +114,8 @@ class WorkloadsReconciler:
         for name, keeper in self._keepers.items():
             if name not in configured and keeper.config is not None:
                 keeper.configure(None)
+        if before != {name: keeper.config for name, keeper in self._keepers.items()}:
+            self._wake_waiting()  # what somebody waits for may be no longer wanted
         await self._rotate_logs()
         return together((view.name, _status(view)) for view in self.views)
 

@@ -21,6 +21,7 @@ from typing import Any
 
 from tests.node.images import TAG, Image
 from tests.node.registry_access import HERE, THERE, Authority, Credentials, server_files
+from tests.node.registry_tokens import TokenServer
 from tests.node.registry_tools import Tools
 
 _START_S = 30.0
@@ -204,6 +205,7 @@ def running(
     credentials: Credentials | None = None,
     accepted: Sequence[Credentials] = (),
     mirror_of: Endpoint | None = None,
+    tokens: TokenServer | None = None,
 ) -> Iterator[Registry]:
     """A registry of its own, empty, until the block ends.
 
@@ -212,6 +214,7 @@ def running(
     :param accepted: further ones that it takes.
     :param mirror_of: it has nothing of its own and cannot be pushed to: what is asked of it, it fetches from there, and keeps a copy.
         That place must let everybody in: this registry has no basic authentication for where it fetches from, only tokens.
+    :param tokens: who gives out the tokens that it then asks for, instead of credentials.
     """
     directory = tools.fresh("registry")
     directory.mkdir()
@@ -238,6 +241,10 @@ def running(
         everybody = [*([credentials] if credentials else []), *accepted]
         (directory / "htpasswd").write_text("".join(f"{each.username}:{each.hashed}\n" for each in everybody))
         config["auth"] = {"htpasswd": {"realm": "tests", "path": tools.inside(directory / "htpasswd")}}
+    if tokens:
+        bundle = directory / "tokens.crt"
+        bundle.write_bytes(tokens.authority.identity.certificate_pem)
+        config["auth"] = {"token": {**tokens.settings, "rootcertbundle": tools.inside(bundle)}}
     if mirror_of:
         assert not mirror_of.credentials, "a mirror cannot show basic credentials"
         config["proxy"] = {"remoteurl": f"https://{mirror_of.here}"}

@@ -12,10 +12,11 @@ import pytest
 
 from tests.node.conftest import Node, until
 from tests.node.images import Images
-from tests.node.registry import running
+from tests.node.registry import Registry, running
 from tests.node.registry_access import NAME, NODE
 from tests.node.registry_faults import Corrupt, Refuse, Stall, Truncate
 from tests.node.registry_proxy import FaultyRegistry
+from tests.node.registry_signing import KeyPair
 from tests.node.registry_tools import Tools
 
 pytestmark = pytest.mark.node
@@ -212,6 +213,28 @@ def test_data_that_is_full_fails_the_pull_and_nothing_else(
         assert node.answers()
     finally:
         node.fault(unlink="/var/full")
+
+
+def test_only_what_is_signed_is_taken_where_that_is_asked_for(
+    node: Node, registry: Registry, registry_tools: Tools, images: Images, tmp_path: Path
+) -> None:
+    """By the key that the configuration names: not unsigned, not signed by another, and not from an archive."""
+    ours, others = KeyPair.make(registry_tools), KeyPair.make(registry_tools)
+    for name, seed, key in (("ours", 101, ours), ("others", 102, others), ("nobodys", 103, None)):
+        registry.push(images.large(2**16, seed=seed), f"{name}:1")
+        if key:
+            key.sign(registry, f"{name}:1")
+    policy = {"signatures": [{"images": NAME, "keys": [ours.public_pem]}]}
+    apply(node, tmp_path, registries(registry.document(NAME), policy))
+    assert node.ask("image", "pull", f"{NAME}/ours:1")["digest"] == images.large(2**16, seed=101).digest
+    for name in ("others", "nobodys"):
+        said = node.osctl("image", "pull", f"{NAME}/{name}:1", expect=4)
+        assert "not known to be signed" in said
+        assert f"{NAME}/{name}:1" not in names(node)
+    said = node.osctl("image", "import", images.busybox.layout, "--reference", f"{NAME}/slipped:1", expect=4)
+    assert "asks for a signature" in said and f"{NAME}/slipped:1" not in names(node)
+    node.osctl("image", "import", images.busybox.layout, "--reference", "elsewhere:1")
+    node.osctl("image", "remove", "elsewhere:1")
 
 
 def test_prune_takes_what_nobody_needs(node: Node, images: Images) -> None:

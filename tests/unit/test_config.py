@@ -117,7 +117,7 @@ def test_one_spelling_for_the_values_of_a_workload() -> None:
 
 @pytest.mark.parametrize(
     ("text", "millis", "spelled"),
-    [("2", 2000, "2"), ("0.25", 250, "0.25"), ("010.0", 10_000, "10"), ("0.001", 1, "0.001")],
+    [("2", 2000, "2"), ("0.25", 250, "0.25"), ("010.0", 10_000, "10"), ("0.010", 10, "0.01")],
 )
 def test_processors(text: str, millis: int, spelled: str) -> None:
     assert (cpu_millis(text), cpu_amount(text)) == (millis, spelled)

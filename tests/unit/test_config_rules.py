@@ -248,7 +248,7 @@ def test_kernel_setting(name: str, value: str, expected: str) -> None:
         (
             "RegistryConfig",
             f"signatures: [{{images: 'a.example/b:1', keys: ['{KEY_PEM}']}}]",
-            "signatures[0].images: found a.example/b:1: a tag or digest has no place here",
+            "signatures[0].images: found the text 'a.example/b:1': a tag or digest has no place here",
         ),
         (
             "RegistryConfig",
@@ -287,6 +287,10 @@ def test_kernel_setting(name: str, value: str, expected: str) -> None:
         ("ServiceConfig", "name: chronyd\nenvironment: {PATH: x}", "PATH, which decides what code"),
         ("ServiceConfig", 'name: chronyd\nenvironment: {A: "x\\ny"}', "environment.A: a secret that is not valid"),
         ("ServiceConfig", "name: chronyd\nmemoryMax: 512", "memoryMax: found 512; at least 16MiB"),
+        ("ServiceConfig", "name: containerd\nsettings: '[debug]\n\n  level = \"debug\"'", ""),
+        ("ServiceConfig", "name: containerd\nsettings: '[debug'", "settings: found the text '[debug': Expected ']'"),
+        ("ServiceConfig", "name: chronyd\nsettings: 'a = 1'", "settings of chronyd; settings of containerd"),
+        ("ServiceConfig", "name: containerd\nsettings: 'root = \"/\"'", "found root; names below plugins, debug"),
     ],
 )
 def test_other_kinds(kind: str, fields: str, expected: str) -> None:
@@ -310,8 +314,8 @@ def test_other_kinds(kind: str, fields: str, expected: str) -> None:
         ("devices: [vendor.com/gpu=0, vendor.com/gpu=0]", "devices[1]: the device vendor.com/gpu=0 again"),
         ("devices: [gpu=0]", "devices[0]: found gpu=0: it is no name of a CDI device; VENDOR/CLASS=DEVICE"),
         ("devices: [vendor.com/g=0]", "it is no name of a CDI device"),
-        ("resources: {cpu: 0.001, pids: 1, memory: 4MiB}", ""),
-        ("resources: {cpu: 0}", "resources.cpu: found 0: it is nothing; a number from 0.001 to 1024"),
+        ("resources: {cpu: 0.01, pids: 1, memory: 4MiB}", ""),
+        ("resources: {cpu: 0}", "resources.cpu: found 0: it is less than 0.01; a number from 0.01 to 1024"),
         ("resources: {cpu: 1024.001}", "found 1024.001: it is more than 1024"),
         ("resources: {cpu: 500m}", "found 500m: it is no number with up to three decimals"),
         ("resources: {memory: 512}", "resources.memory: found 512; at least 4MiB; a number without a unit is bytes"),

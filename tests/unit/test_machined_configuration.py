@@ -12,6 +12,7 @@ import pytest
 
 from basalt import pki
 from basalt.config import ConfigError, Configuration, parse
+from basalt.config.documents import RegistryAuth, RegistryConfig, RegistrySignature
 from basalt.errors import BasaltError
 from machined.configuration import Applied, ConfigurationOwner, ConflictError, Requester, Wish
 from machined.effects import CONCERNS, Circumstances, describe, effects_of
@@ -212,6 +213,26 @@ def test_changes_of_workloads_in_words() -> None:
     )
     assert describe(old, running("c", "b", "a")) == ()
     assert effects_of(old, new, Circumstances()).concerns == {"workloads"}
+
+
+def test_changes_of_registries_in_words() -> None:
+    def signed(*signatures: tuple[str, str], username: str = "a") -> Configuration:
+        auth = RegistryAuth(host="a.example", username=username, password="b")
+        entries = tuple(RegistrySignature(images=images, keys=(key,)) for images, key in signatures)
+        return Configuration(registry=RegistryConfig(auth=(auth,), signatures=entries))
+
+    old, new = (
+        signed(("*", "A"), ("a.example", "A"), ("b.example", "A")),
+        signed(("a.example", "B"), ("c.example", "A")),
+    )
+    assert describe(old, new) == (
+        "change whose signatures count for images of a.example",
+        "pull images of c.example with a signature alone",
+        "no longer ask for signatures by the keys of all images",
+        "no longer ask for signatures by the keys of images of b.example",
+    )
+    assert describe(old, signed(("b.example", "A"), ("a.example", "A"), ("*", "A"))) == ()
+    assert describe(signed(), signed(username="b")) == ("change how container images are fetched",)
 
 
 def test_every_field_of_a_configuration_is_somebodys_concern() -> None:

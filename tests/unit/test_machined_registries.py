@@ -104,4 +104,12 @@ def test_credentials_are_in_containerds_own_file_for_the_host_that_is_spoken_to(
         "registry-1.docker.io": login,
         "r.example:5000": {"auth": {"identitytoken": "t"}},
     }
+    both = RegistryConfig(
+        auth=(
+            RegistryAuth(host="docker.io", username="me", password="a"),
+            RegistryAuth(host="registry-1.docker.io", username="me", password="b"),
+        )
+    )
+    configs = tomllib.loads(containerd_toml(both))["plugins"]["io.containerd.grpc.v1.cri"]["registry"]["configs"]
+    assert [configs[host]["auth"]["password"] for host in ("docker.io", "registry-1.docker.io")] == ["a", "b"]
     assert "configs" not in tomllib.loads(containerd_toml(None))["plugins"]["io.containerd.grpc.v1.cri"]["registry"]

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from basalt.reference import Reference, parse
+from basalt.reference import Reference, closeness, parse, pattern
 
 HEX = "0123456789abcdef" * 4
 
@@ -88,3 +88,59 @@ def test_one_spelling_is_read_as_itself(text: str) -> None:
     except ValueError:
         return
     assert parse(str(reference)) == reference
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("*", "*"),
+        ("Registry.Example.org", "registry.example.org"),
+        ("registry.example.org/*", "registry.example.org"),
+        ("registry.example.org:05000/team/*", "registry.example.org:5000/team"),
+        ("localhost", "localhost"),
+        ("localhost:5000/app", "localhost:5000/app"),
+        ("[2001:DB8:0::1]:5000", "[2001:db8::1]:5000"),
+        ("index.docker.io/library/nginx", "docker.io/library/nginx"),
+        ("docker.io/nginx", "docker.io/nginx"),
+    ],
+)
+def test_one_spelling_of_a_pattern(text: str, expected: str) -> None:
+    assert pattern(text) == expected == pattern(expected)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("", "no host; that of nginx is docker.io/library/nginx"),
+        ("nginx", "no host"),
+        ("library/nginx", "no host"),
+        ("https://registry.example.org", "no host"),
+        ("nginx:1.27", "no host"),
+        ("*.example.org", "neither alone nor behind the last '/'"),
+        ("registry.example.org/te*", "neither alone nor behind the last '/'"),
+        ("registry.example.org/*/app", "neither alone nor behind the last '/'"),
+        ("registry.example.org/", "the image is missing"),
+        ("registry.example.org/team/", "words of lower-case letters"),
+        ("registry.example.org/Team", "upper-case letters"),
+        ("registry.example.org/app:1", "a tag or digest has no place here"),
+        (f"registry.example.org/app@sha256:{HEX}", "a tag or digest has no place here"),
+        ("registry.example.org:99999/app", "from 1 to 65535"),
+        (f"registry.example.org/{'a' * 256}", "its path has 256 characters"),
+    ],
+)
+def test_what_is_no_pattern(text: str, expected: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(expected)):
+        pattern(text)
+
+
+@settings(max_examples=300)
+@given(st.text("aB.:/*5[]", max_size=16) | st.text(max_size=9))
+def test_a_pattern_covers_what_it_is_and_what_is_below(text: str) -> None:
+    try:
+        found = pattern(text)
+    except ValueError:
+        return
+    assert pattern(found) == found
+    name = "a.example" if found == "*" else found
+    assert closeness(found, f"{name}/app") > 0
+    assert found == "*" or closeness(found, f"{name}app/app") == 0

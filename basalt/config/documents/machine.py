@@ -22,6 +22,7 @@ from basalt.config.values import (
     Size,
     SysctlName,
     SysctlValue,
+    Toml,
     VolumeName,
     Words,
 )
@@ -146,3 +147,10 @@ class ServiceConfig(DocumentBase, frozen=True, kw_only=True):
         dict[EnvironmentName, SecretValue],
         Meta(description="Environment variables, such as HTTPS_PROXY; values are treated as secrets."),
     ] = field(default_factory=dict)
+    settings: Annotated[
+        Toml | None,
+        Meta(
+            description="containerd alone: TOML of its configuration (version 2), laid over the node's own. What the node depends on, it "
+            "cannot change. containerd ignores names that it does not know."
+        ),
+    ] = None

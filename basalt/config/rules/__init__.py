@@ -80,7 +80,11 @@ RULES: dict[type, tuple[Rule, ...]] = {
     DiskSelector: (system.selector_selects,),
     FirewallConfig: (access.firewall_rules_differ, access.api_stays_restricted),
     FirewallRule: (access.parts_of_firewall_rule_differ,),
-    ServiceConfig: (system.environment_is_not_the_launchers, system.memory_is_enough),
+    ServiceConfig: (
+        system.environment_is_not_the_launchers,
+        system.memory_is_enough,
+        system.settings_are_the_programs_to_change,
+    ),
     WorkloadConfig: (workload.parts_of_workload_differ, workload.mounts_have_something_to_show),
     Container: (workload.mounts_have_places_of_their_own, workload.devices_differ),
     WorkloadNetwork: (workload.only_bridges_publish, workload.ports_are_free),
