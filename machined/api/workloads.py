@@ -256,13 +256,18 @@ async def _follow(directory: Path, run: int, place: tuple[int, int]) -> AsyncIte
     while True:
         lines = []
         with contextlib.suppress(FileNotFoundError):
-            if _identity(path)[0] != inode:  # renamed, for it had grown too large: its rest is in the older file
-                if inode:
-                    lines += [line for line, _ in logs.read(directory / f"{run}.log.1", offset)]
-                inode, offset = _identity(path)[0], 0
-            for line, end in logs.read(path, offset):
-                lines.append(line)
-                offset = end
+            present = _identity(path)[0]
+            if inode and present != inode:
+                # Renamed, for it had grown too large; containerd writes to it until it has taken up the new one.
+                for line, end in logs.read(directory / f"{run}.log.1", offset):
+                    lines.append(line)
+                    offset = end
+            if present and present != inode:
+                inode, offset = present, 0
+            if present:
+                for line, end in logs.read(path, offset):
+                    lines.append(line)
+                    offset = end
         if lines:
             yield lines
         elif (latest := (logs.runs_of(directory) or [run])[-1]) != run:

@@ -126,6 +126,8 @@ class Keeper:
         """Note that something cannot be made; the seconds until it is tried again."""
         count = self._failures[part][0] + 1 if part in self._failures else 1
         pause = decide.back_off_s(count + 1)
+        if not part:
+            pause = min(pause, RESYNC_S)  # nothing of the workload is looked at meanwhile
         if count == 1 or str(error) != str(self._failures[part][2]):
             self._crew.history.add(self.name, "failed", str(error), part)
         self._failures[part] = (count, time.monotonic() + pause, error)
@@ -348,6 +350,11 @@ class Keeper:
         attempt, failures = latest.metadata.attempt, int(latest.annotations.get(desired.FAILURES, "0"))
         changed = latest.annotations.get(desired.SPEC) != desired.container_digest(config, container, self._crew.key)
         if changed or container.name in self._restart or latest.state == cri.CONTAINER_CREATED:
+            if (
+                latest.state == cri.CONTAINER_RUNNING
+                and (pause := await self._have_image(config, container)) is not None
+            ):
+                return pause  # what runs goes on until there is something to replace it by
             self._begins(view, "the one before is stopped")
             # One that was made and never started: machined or containerd ended in between.
             self._restart.discard(container.name)
@@ -462,6 +469,7 @@ class Keeper:
             view.stands = State.FAILED
             return RESYNC_S
         view.stands = State.BACK_OFF
+        self._crew.storage.note_unhealthy(self.name, container_id, view.detail)
         await self._stop_container(container_id, config.stop_grace_s)
         return 0.0
 
@@ -492,7 +500,7 @@ class Keeper:
         """A container has ended: say so, and start another when its time has come."""
         self._forget(latest.id)
         view = self._view(container.name)
-        ended = decide.ended_of(status, failures, container, self._unhealthy.get(latest.id, ""))
+        ended = decide.ended_of(status, failures, container, self._crew.storage.why_unhealthy(self.name, latest.id))
         view.state, view.pid, view.health = "exited", 0, ""
         view.finished_unix, view.exit_code, view.exit_reason = (
             status.finished_at // 10**9,
@@ -511,6 +519,7 @@ class Keeper:
             view.stands, view.detail, view.due = State.BACK_OFF, ended.reason, time.monotonic() + left
             return left
         self._unhealthy.pop(latest.id, None)
+        self._crew.storage.forget_unhealthy(self.name, latest.id)
         await self._remove_container(latest.id)
         return await self._start(
             config, container, sandbox, attempt=latest.metadata.attempt + 1, failures=ended.failures

@@ -20,6 +20,7 @@ from basalt.config.values import size_bytes
 from basalt.errors import BasaltError
 from machined import paths
 from machined.disks.filesystems import mounted_type
+from machined.network.names import put
 from machined.syscalls import MNT_DETACH, MS_NODEV, MS_NOSUID, mount, umount
 from machined.workloads import quota
 from machined.workloads.desired import Places, secret_file
@@ -65,17 +66,19 @@ class WorkloadStorage:
                 remedy="osctl status says why",
             )
         directory = places.volume(volume, self.disks)
-        new = not directory.exists()
-        directory.mkdir(mode=0o755, parents=True, exist_ok=True)
-        if volume.medium == "memory":
-            if mounted_type(Path("/proc/self/mounts").read_text(encoding="utf-8"), str(directory)):
-                return
+        if not directory.exists():
+            staged = directory.with_name(f".{directory.name}.new")  # never without its owner, whenever the power goes
+            staged.mkdir(mode=0o755, parents=True, exist_ok=True)
+            if volume.owner:
+                os.chown(staged, *_numbers(volume.owner))
+            staged.rename(directory)
+        if volume.medium == "data":
+            quota.limit(directory, size_bytes(volume.size) if volume.size else None)
+        elif not mounted_type(Path("/proc/self/mounts").read_text(encoding="utf-8"), str(directory)):
             size = size_bytes(volume.size) if volume.size else 0
             mount("tmpfs", str(directory), "tmpfs", MS_NODEV | MS_NOSUID, f"mode=0755,size={size}")
-        else:
-            quota.limit(directory, size_bytes(volume.size) if volume.size else None)
-        if volume.owner and (new or volume.medium == "memory"):
-            os.chown(directory, *_numbers(volume.owner))
+            if volume.owner:
+                os.chown(directory, *_numbers(volume.owner))
 
     def _write_secrets(self, config: WorkloadConfig, places: Places) -> None:
         values = {secret.name: secret.value for secret in config.secrets}
@@ -105,6 +108,23 @@ class WorkloadStorage:
                     stream.truncate()
         except FileNotFoundError:
             return  # the sandbox has just gone
+
+    def note_unhealthy(self, workload: str, container: str, reason: str) -> None:
+        """Have it known also to the next machined why a container is stopped."""
+        directory = self._run / workload / "unhealthy"
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        put(directory / container, reason, mode=0o600)
+
+    def why_unhealthy(self, workload: str, container: str) -> str:
+        """Why a container was stopped; empty when it was not for its health."""
+        try:
+            return (self._run / workload / "unhealthy" / container).read_text(encoding="utf-8")
+        except FileNotFoundError:
+            return ""
+
+    def forget_unhealthy(self, workload: str, container: str) -> None:
+        """A container has gone."""
+        (self._run / workload / "unhealthy" / container).unlink(missing_ok=True)
 
     def remove(self, workload: str) -> None:
         """Take away what lies in memory; volumes and logs stay."""

@@ -277,7 +277,7 @@ class TestContainersReconciler:
         with quick():
             asyncio.run(body())
 
-    def test_what_it_waits_for(self, tmp_path: Path) -> None:
+    def test_what_it_waits_for_against_fake_services(self, tmp_path: Path) -> None:
         async def body() -> None:
             node, services, runtime = self.node(tmp_path), Services(), Runtime(tmp_path / "nobody")
             status = await self.reconciler(node, services, runtime, data_is_there=lambda: False).reconcile()

@@ -420,6 +420,27 @@ class TestLogs:
 
         play(tmp_path, scenario)
 
+    def test_nothing_is_lost_while_containerd_still_writes_to_the_renamed_file_against_fake_containerd(
+        self, tmp_path: Path
+    ) -> None:
+        async def scenario(desk: Desk) -> None:
+            desk.world.patch.setattr(api, "FOLLOW_POLL_S", 0.005)
+            desk.runs(workload())
+            await desk.world.until_runs("web")
+            desk.log("web/main", 1, "1 one")
+            call = desk.workloads.WorkloadLogs(pb.WorkloadLogsRequest(workload="web", follow=True), metadata=CALLER)
+            assert [line.text for line in (await call.read()).lines] == [b"one"]
+            directory = desk.world.containers.workloads.logs("web", "main")
+            (directory / "1.log").rename(directory / "1.log.1")
+            await asyncio.sleep(0.05)
+            with (directory / "1.log.1").open("a") as file:
+                file.write(f"{STAMP.format(2)} stdout F two\n")
+            await asyncio.sleep(0.05)
+            desk.log("web/main", 1, "3 three")
+            assert [line.text for line in (await asyncio.wait_for(call.read(), 5)).lines] == [b"two"]
+
+        play(tmp_path, scenario)
+
 
 class TestExec:
     async def run(self, desk: Desk, *requests: pb.WorkloadExecRequest) -> tuple[bytes, bytes, int]:

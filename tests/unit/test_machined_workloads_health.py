@@ -206,11 +206,11 @@ class Checked:
         ([0, 1, 1, -1, 1], [(1, HEALTHY), (5, UNHEALTHY)]),
     ],
 )
-def test_when_failures_count(answers: list[int], expected: list[tuple[float, str]]) -> None:
+def test_when_failures_count_against_fake_cri(answers: list[int], expected: list[tuple[float, str]]) -> None:
     assert Checked(answers).play() == expected
 
 
-def test_without_a_grace_the_first_failures_count() -> None:
+def test_without_a_grace_the_first_failures_count_against_fake_cri() -> None:
     assert Checked([1, 1, 0], grace_s=0, failures=2).play() == [(2, UNHEALTHY), (3, HEALTHY)]
 
 
@@ -355,5 +355,24 @@ class TestKeeper:
             await world.until(lambda: len(world.fake.asked("ContainerStatus")) > seen)
             await world.settled()
             assert world.kinds().count("unhealthy") == 1
+
+        play(tmp_path, scenario)
+
+    def test_it_is_started_again_also_by_a_machined_that_began_in_the_pause_against_fake_containerd(
+        self, tmp_path: Path
+    ) -> None:
+        async def scenario(world: World) -> None:
+            for name in ("BACK_OFF_FIRST_S", "BACK_OFF_LONGEST_S"):
+                world.patch.setattr(decide, name, 300.0)
+            world.fake.stop_code = 0
+            world.fake.check = answers(1)
+            document = workload("web", one(health=often(EXEC)), restart="on-failure")
+            world.runs(document)
+            await world.until(lambda: world.is_(State.BACK_OFF) and world.container().state == "exited")
+            await world.end()
+            world.runs(document)
+            await world.until(lambda: world.container().state == "exited")
+            await world.settled()
+            assert world.is_(State.BACK_OFF)
 
         play(tmp_path, scenario)

@@ -259,33 +259,33 @@ class TestQuotaCalls:
         quota.limit(self.directory, size_bytes)
         return kernel.asked
 
-    def test_a_directory_becomes_a_project_with_a_limit(self) -> None:
+    def test_a_directory_becomes_a_project_with_a_limit_against_fake_kernel(self) -> None:
         kernel = Kernel(xflags=0x40)
         assert self.limit(kernel, 1 << 20) == ["attributes", (self.inode, 1024)]
         assert kernel.attributes == (0x240, 1, 2, self.inode, 3)  # what else it has, it keeps
 
-    def test_one_that_is_a_project_already_gets_the_limit_alone(self) -> None:
+    def test_one_that_is_a_project_already_gets_the_limit_alone_against_fake_kernel(self) -> None:
         assert self.limit(Kernel(self.inode, 0x200), 1025) == [(self.inode, 2)]  # whole kilobytes
 
-    def test_what_it_was_given_before_is_put_right(self) -> None:
+    def test_what_it_was_given_before_is_put_right_against_fake_kernel(self) -> None:
         assert self.limit(Kernel(7, 0x200), 1024) == ["attributes", (self.inode, 1)]
         assert self.limit(Kernel(self.inode, 0), 1024) == ["attributes", (self.inode, 1)]
 
-    def test_a_limit_can_be_taken_away(self) -> None:
+    def test_a_limit_can_be_taken_away_against_fake_kernel(self) -> None:
         assert self.limit(Kernel(self.inode, 0x200), None) == [(self.inode, 0)]
         assert self.limit(Kernel(), None) == []
 
     @pytest.mark.parametrize("number", [errno.ESRCH, errno.EOPNOTSUPP, errno.ENOTTY])
-    def test_a_file_system_without_quotas_is_told_so(self, number: int) -> None:
+    def test_a_file_system_without_quotas_is_told_so_against_fake_kernel(self, number: int) -> None:
         with pytest.raises(BasaltError, match="made without project quotas") as raised:
             self.limit(Kernel(refusal=number), 1024)
         assert "leave the volume's size out" in raised.value.remedy
 
-    def test_other_errors_are_the_kernels(self) -> None:
+    def test_other_errors_are_the_kernels_against_fake_kernel(self) -> None:
         with pytest.raises(PermissionError):
             self.limit(Kernel(refusal=errno.EPERM), 1024)
 
-    def test_where_there_are_no_quotas_a_volume_without_a_size_needs_none(self) -> None:
+    def test_where_there_are_no_quotas_a_volume_without_a_size_needs_none_against_fake_kernel(self) -> None:
         assert self.limit(Kernel(refusal=errno.ENOTTY), None) == []
 
 
