@@ -12,7 +12,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from basalt.client import connect
+from basalt import contexts
+from basalt.client import Target, connect
 from basalt.client.calls import Client
 from basalt.errors import BasaltError
 from basalt.machine.v1 import containers_pb2 as pb
@@ -113,10 +114,10 @@ def _twelve(bench: Bench, node: BootedNode, native: str) -> Figure:
     bench.note("rebooting with twelve workloads")
     with connect(node.target) as client:
         _configure(client, [_sleeper(name) for name in _TWELVE], mode=api.APPLY_MODE_STAGED)
-    bench.osbuild("stop", node.name, "--keep")
+    machines.power_off(machines.read(node.name))
     bench.osbuild("start", node.name)
     began = time.monotonic()
-    with connect(node.target) as client:
+    with connect(Target.of_context(contexts.load().get(), node.name)) as client:
         _until(lambda: _running(client, _TWELVE), "twelve workloads")
     seconds = time.monotonic() - began
     how = f"from the API's first answer after a power cut until all run, one container each, the node's network{native}"
