@@ -20,7 +20,7 @@ from google.protobuf.message import Message
 from basalt.errors import BasaltError, RefusedError
 from basalt.reference import parse
 from machined.runtime.client import METADATA, NotThereError, Runtime, RuntimeRefusedError, explained
-from machined.runtime.images import KNOWN_LOOK_S, KNOWN_LOOKS
+from machined.runtime.images import taken_note_of
 from machined.wire import cri_pb2 as cri
 from machined.wire import images_pb2 as images
 from machined.wire import platform_pb2, streaming_pb2
@@ -171,12 +171,14 @@ async def _announced(runtime: Runtime, full: str, kept: images.Image) -> str:
         with explained(f"cannot name {full}"):
             renamed = images.Image(name=full, labels=kept.labels, target=kept.target)
             await runtime.images.Create(images.CreateImageRequest(image=renamed), metadata=METADATA)
-    for _ in range(KNOWN_LOOKS):
+
+    async def is_known() -> bool:
         with explained(f"cannot find {full}, which was just imported"):
             request = cri.ImageStatusRequest(image=cri.ImageSpec(image=full))
-            if (await runtime.cri_images.ImageStatus(request)).image.id:
-                return full
-        await asyncio.sleep(KNOWN_LOOK_S)
+            return bool((await runtime.cri_images.ImageStatus(request)).image.id)
+
+    if await taken_note_of(is_known):
+        return full
     raise RuntimeRefusedError(
         f"cannot import {full}", why="it was taken, but the CRI takes no note of it", remedy="osctl logs containerd"
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 import grpc
@@ -143,14 +143,15 @@ class Images:
                 if error.code() is not grpc.StatusCode.ALREADY_EXISTS:
                     raise
                 await self._runtime.images.Update(images.UpdateImageRequest(image=named), metadata=METADATA)
-        for _ in range(KNOWN_LOOKS):  # the CRI learns of it by an event
+
+        async def is_named() -> bool:
             found = await self.find(reference)
-            if found and found.digest == image.target.digest:
-                return
-            await asyncio.sleep(KNOWN_LOOK_S)
-        raise RuntimeRefusedError(
-            f"cannot name {reference}", why="the CRI takes no note of it", remedy="osctl logs containerd"
-        )
+            return found is not None and found.digest == image.target.digest
+
+        if not await taken_note_of(is_named):
+            raise RuntimeRefusedError(
+                f"cannot name {reference}", why="the CRI takes no note of it", remedy="osctl logs containerd"
+            )
 
     async def at_hand(self, reference: str) -> Image | None:
         """The image of this full name, if the node has it and, where signatures are asked for, has seen one by a key that still counts."""
@@ -246,10 +247,11 @@ class Images:
     async def _remove_name(self, name: str) -> None:
         with explained(f"cannot remove {name}"):
             await self._runtime.images.Delete(images.DeleteImageRequest(name=name, sync=True), metadata=METADATA)
-        for _ in range(KNOWN_LOOKS):  # the CRI learns of it by an event
-            if not any(name in image.references for image in await self.all()):
-                return
-            await asyncio.sleep(KNOWN_LOOK_S)
+
+        async def is_gone() -> bool:
+            return not any(name in image.references for image in await self.all())
+
+        await taken_note_of(is_gone)
 
     async def prune(self, keep: Callable[[Image], bool], *, dry_run: bool) -> list[Image]:
         """Remove every image that no container uses, that the runtime does not need, and that *keep* does not want."""
@@ -279,3 +281,12 @@ def full_name(reference: str) -> str:
         return str(parse(reference))
     except ValueError:
         return ""
+
+
+async def taken_note_of(seen: Callable[[], Awaitable[bool]]) -> bool:
+    """Wait until the CRI shows what came about without it, of which it learns by an event; whether it does within reason."""
+    for _ in range(KNOWN_LOOKS):
+        if await seen():
+            return True
+        await asyncio.sleep(KNOWN_LOOK_S)
+    return False

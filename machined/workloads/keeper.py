@@ -64,7 +64,7 @@ class Keeper:
         self._crew = crew
         self._wanted = asyncio.Event()
         self._monitors: dict[str, tuple[health.Monitor, asyncio.Task[None]]] = {}
-        self._unhealthy: dict[str, str] = {}  # containers that were stopped for it, and why
+        self._unhealthy: set[str] = set()  # containers of which it is an event already
         self._told: set[str] = set()  # containers whose end is an event already
         self._failures: dict[
             str, tuple[int, float, BasaltError | OSError]
@@ -455,7 +455,7 @@ class Keeper:
         monitor = self._monitor(container_id, container)
         view.health = monitor.state
         if monitor.state == health.HEALTHY:
-            self._unhealthy.pop(container_id, None)
+            self._unhealthy.discard(container_id)
             view.stands = State.RUNNING
             return RESYNC_S
         if monitor.state == health.STARTING:
@@ -464,7 +464,7 @@ class Keeper:
         view.detail = f"unhealthy: {monitor.reason}"
         if container_id not in self._unhealthy:
             self._crew.history.add(self.name, "unhealthy", monitor.reason, container.name)
-            self._unhealthy[container_id] = view.detail
+            self._unhealthy.add(container_id)
         if config.restart == "never":
             view.stands = State.FAILED
             return RESYNC_S
@@ -481,12 +481,9 @@ class Keeper:
         if container.health is None:
             raise ValueError("nothing to check")
         address = self.view.address or "127.0.0.1"
-        monitor = health.Monitor(self._crew.runtime, container_id, container.health, address, self._health_changed)
+        monitor = health.Monitor(self._crew.runtime, container_id, container.health, address, self.wake)
         self._monitors[container_id] = (monitor, _task(monitor.run(), f"health {self.name}/{container.name}"))
         return monitor
-
-    def _health_changed(self) -> None:
-        self.wake()
 
     async def _ended(
         self,
@@ -518,7 +515,7 @@ class Keeper:
         if left > 0:
             view.stands, view.detail, view.due = State.BACK_OFF, ended.reason, time.monotonic() + left
             return left
-        self._unhealthy.pop(latest.id, None)
+        self._unhealthy.discard(latest.id)
         self._crew.storage.forget_unhealthy(self.name, latest.id)
         await self._remove_container(latest.id)
         return await self._start(

@@ -11,6 +11,7 @@ from pathlib import Path
 from basalt.config.documents import WorkloadConfig
 from basalt.errors import BasaltError
 from machined import paths
+from machined.init import CONTROLLERS
 from machined.reconcile import CONVERGED, Status, failed, together, waiting
 from machined.runtime.client import METADATA, Runtime, RuntimeGoneError, explained
 from machined.runtime.images import Images
@@ -194,7 +195,7 @@ class WorkloadsReconciler:
         memory = int((self._node.proc / "meminfo").read_text(encoding="ascii").split()[1]) * 1024
         threads = int((self._node.proc / "sys/kernel/threads-max").read_text(encoding="ascii"))
         for file, value in (
-            ("cgroup.subtree_control", "+cpu +cpuset +hugetlb +io +memory +pids"),
+            ("cgroup.subtree_control", CONTROLLERS),
             ("memory.max", str(max(memory - MEMORY_LEFT_BYTES, memory // 2))),
             ("pids.max", str(max(threads - PIDS_LEFT, threads // 2))),
         ):
@@ -214,9 +215,7 @@ class WorkloadsReconciler:
     async def stop_all(self) -> None:
         """Stop every container, each with its grace, and start none again: the node goes down."""
         self._stopping = True
-        for task in (*self._tasks.values(), *((self._listener,) if self._listener else ())):
-            task.cancel()
-        await asyncio.gather(*self._tasks.values(), return_exceptions=True)
+        await self.close()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(STOP_ALL_S):
                 await asyncio.gather(*(keeper.stop() for keeper in self._keepers.values()), return_exceptions=True)

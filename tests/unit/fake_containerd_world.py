@@ -57,9 +57,8 @@ def quick() -> Iterator[pytest.MonkeyPatch]:
         patch.setattr(decide, "BACK_OFF_FIRST_S", 0.02)
         patch.setattr(decide, "BACK_OFF_LONGEST_S", 0.2)
         patch.setattr(images, "PROGRESS_S", 0.01)
-        for module in (images, archives):
-            patch.setattr(module, "KNOWN_LOOKS", 50)
-            patch.setattr(module, "KNOWN_LOOK_S", 0.01)
+        patch.setattr(images, "KNOWN_LOOKS", 50)
+        patch.setattr(images, "KNOWN_LOOK_S", 0.01)
         patch.setattr(archives, "LAST_WAIT_S", 0.02)
         patch.setattr(archives, "REST_WAIT_S", 0.1)
         yield patch

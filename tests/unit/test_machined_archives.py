@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from basalt.errors import BasaltError, RefusedError
-from machined.runtime import archives
+from machined.runtime import images
 from machined.runtime.archives import UNNAMED, export_archive, import_archive
 from machined.runtime.client import NotThereError, Runtime, RuntimeGoneError, RuntimeRefusedError
 from tests.unit.fake_containerd import FakeContainerd
@@ -204,7 +204,7 @@ class TestNames:
     def test_what_the_cri_never_takes_note_of_is_no_success_against_fake_containerd(self, tmp_path: Path) -> None:
         async def scenario(door: Door) -> None:
             door.table.note_s = 3600
-            door.patch.setattr(archives, "KNOWN_LOOKS", 3)
+            door.patch.setattr(images, "KNOWN_LOOKS", 3)
             door.brings(Brought(DIGEST, APP))
             with pytest.raises(RuntimeRefusedError, match="the CRI takes no note of it"):
                 await door.take()
